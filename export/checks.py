@@ -1,0 +1,104 @@
+"""Does the exported graph do what PyTorch does? Both run on the same random inputs, and differences are measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from sundae_rt.errors import BundleError
+
+LOGITS_TOLERANCE = 1e-4
+"""Largest difference of a logit, as a share of the largest logit's size (or of 1, if that is larger)."""
+PIXEL_TOLERANCE = 1
+"""Largest difference of a pixel, of 255: rounding may fall either way."""
+AGREEMENT = 0.999
+"""Smallest share of equal codes: a draw, or a nearest code, may be a tie within rounding."""
+
+
+def run_onnx(model: onnx.ModelProto, inputs: dict[str, Tensor]) -> list[np.ndarray]:
+    """Runs a model under ONNX Runtime on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+
+
+@torch.no_grad()
+def check_denoiser(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """Compares codes, proposals, confidence and logits; returns the figures.
+
+    Raises:
+        BundleError: a difference over its tolerance.
+    """
+    found = run_onnx(model, inputs)
+    wanted = [tensor.numpy() for tensor in module(*inputs.values())]
+    scale = max(1.0, float(np.abs(wanted[3]).max()))
+    figures = {
+        "logits_max_difference": float(np.abs(found[3] - wanted[3]).max()),
+        "logits_largest": scale,
+        "confidence_max_difference": float(np.abs(found[2] - wanted[2]).max()),
+        "equal_proposals": float((found[1] == wanted[1]).mean()),
+    }
+    if not figures["logits_max_difference"] <= LOGITS_TOLERANCE * scale:
+        raise BundleError(
+            f"the denoiser's ONNX graph differs from PyTorch: logits by {figures['logits_max_difference']:.3g}, "
+            f"tolerance {LOGITS_TOLERANCE * scale:.3g}; nothing was written"
+        )
+    if figures["equal_proposals"] < AGREEMENT:
+        raise BundleError(
+            f"the denoiser's ONNX graph draws other codes than PyTorch: {figures['equal_proposals']:.2%} equal, "
+            f"{AGREEMENT:.1%} needed; nothing was written"
+        )
+    return figures
+
+
+@torch.no_grad()
+def check_decoder(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """Compares pixels; returns the largest difference, of 255.
+
+    Raises:
+        BundleError: over the tolerance.
+    """
+    found, wanted = run_onnx(model, inputs)[0].astype(int), module(*inputs.values()).numpy().astype(int)
+    difference = int(np.abs(found - wanted).max())
+    if difference > PIXEL_TOLERANCE:
+        raise BundleError(
+            f"the decoder's ONNX graph differs from PyTorch by {difference} of 255, tolerance {PIXEL_TOLERANCE}; "
+            "nothing was written"
+        )
+    return {"pixels_max_difference": difference}
+
+
+@torch.no_grad()
+def check_encoder(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """Compares codes; returns the share of equal ones.
+
+    Raises:
+        BundleError: under the tolerance.
+    """
+    share = float((run_onnx(model, inputs)[0] == module(*inputs.values()).numpy()).mean())
+    if share < AGREEMENT:
+        raise BundleError(
+            f"the encoder's ONNX graph finds other codes than PyTorch: {share:.2%} equal, {AGREEMENT:.1%} needed; "
+            "nothing was written"
+        )
+    return {"equal_codes": share}
+
+
+@torch.no_grad()
+def check_logits(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """Compares logits; returns their largest difference.
+
+    Raises:
+        BundleError: over the tolerance.
+    """
+    found, wanted = run_onnx(model, inputs)[0], module(*inputs.values()).numpy()
+    difference, scale = float(np.abs(found - wanted).max()), max(1.0, float(np.abs(wanted).max()))
+    if not difference <= LOGITS_TOLERANCE * scale:
+        raise BundleError(f"the logits graph differs from PyTorch by {difference:.3g}; nothing was written")
+    return {"logits_max_difference": difference}

@@ -1,0 +1,113 @@
+"""ONNX Runtime: the backends `cpu` and `cuda`."""
+
+import contextlib
+import io
+from collections.abc import Mapping
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from sundae_rt.backends.cores import available_cores
+from sundae_rt.errors import BackendError
+
+# The smallest model there is (int32 x -> Identity -> y), as the bytes of its protobuf: it tells whether an execution
+# provider starts on this machine, which `get_available_providers` does not (that lists what was compiled in).
+_PROBE: Final = (
+    b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01pZ\x0f\n\x01x\x12\n\n\x08\x08\x06\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x06\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0d"
+)
+
+_FATAL_ONLY: Final = 4  # of ONNX Runtime's log levels: what goes wrong is raised, and stderr stays clean
+
+
+class OnnxRuntimeBackend:
+    """ONNX Runtime with one execution provider. See `sundae_rt.backends.Backend`."""
+
+    def __init__(
+        self, name: str, variants: tuple[str, ...], provider: str, options: Mapping[str, str], threads: int | None
+    ) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BackendError(
+                f"ONNX Runtime cannot be imported ({one_line(error)}): pip install onnxruntime"
+            ) from error
+        onnxruntime.set_default_logger_severity(_FATAL_ONLY)  # of the whole process: there is no narrower one for this
+        self.name = name
+        self.variants = variants
+        self.provides = frozenset({name})
+        self._library = onnxruntime
+        self._provider = provider
+        self._options = dict(options)
+        self._threads = available_cores() if threads is None else threads
+
+    @classmethod
+    def cpu(cls, threads: int | None = None) -> "OnnxRuntimeBackend":
+        """The CPU, with `threads` threads (None: as many as the process may use cores)."""
+        return cls("cpu", ("fp32",), "CPUExecutionProvider", {}, threads)
+
+    @classmethod
+    def cuda(cls, threads: int | None = None) -> "OnnxRuntimeBackend":
+        """The first visible NVIDIA GPU. Only the integer work on shapes is left to the CPU.
+
+        Raises:
+            BackendError: this ONNX Runtime has no CUDA, or its CUDA does not start on this machine.
+        """
+        # TF32 would make an fp32 graph round like no other backend. A new batch size must not start a search for
+        # convolution algorithms: batches shrink whenever images finish.
+        options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        backend = cls("cuda", ("fp16", "fp32"), "CUDAExecutionProvider", options, threads)
+        backend._check_cuda()
+        return backend
+
+    def load(self, model: bytes, name: str) -> "OnnxRuntimeGraph":
+        """See `Backend.load`."""
+        settings = self._library.SessionOptions()
+        settings.log_severity_level = _FATAL_ONLY
+        settings.intra_op_num_threads = self._threads
+        settings.inter_op_num_threads = 1
+        settings.use_deterministic_compute = True
+        try:
+            session = self._library.InferenceSession(
+                model, settings, providers=[(self._provider, self._options)], enable_fallback=0
+            )
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise BackendError(f"{self.name}: cannot load {name}: {one_line(error)}") from error
+        if self._provider not in session.get_providers():
+            raise BackendError(
+                f"{self.name}: {self._provider} did not start on this machine: it needs an NVIDIA GPU with its driver, "
+                f"and the CUDA and cuDNN libraries that onnxruntime-gpu {self._library.__version__} was built for"
+            )
+        return OnnxRuntimeGraph(session, f"{self.name}: {name}")
+
+    def _check_cuda(self) -> None:
+        if self._provider not in self._library.get_available_providers():
+            raise BackendError(
+                "cuda: this ONNX Runtime was built without CUDAExecutionProvider: "
+                "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+            )
+        if hasattr(self._library, "preload_dlls"):  # finds the CUDA libraries that pip installed; prints what it misses
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._library.preload_dlls()
+        self.load(_PROBE, "a probe")
+
+
+class OnnxRuntimeGraph:
+    """One ONNX Runtime session. See `sundae_rt.backends.Graph`."""
+
+    def __init__(self, session: Any, name: str) -> None:
+        self._session = session
+        self._name = name
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """See `Graph.run`."""
+        try:
+            return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+        except Exception as error:  # as above
+            raise BackendError(f"{self._name} failed: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """The text of a foreign error on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

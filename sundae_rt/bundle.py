@@ -1,0 +1,116 @@
+"""A bundle: a folder, or the same as one zip file, that holds `manifest.json` and the graph files that it names."""
+
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from sundae_rt.errors import BundleError
+from sundae_rt.manifest import GraphFile, Manifest
+
+MANIFEST_FILE: Final = "manifest.json"
+
+_MANIFEST_LIMIT = 16 * 2**20
+_GRAPH_LIMIT = 2**31  # a protobuf, hence an ONNX file, holds no more
+
+
+class Bundle:
+    """An opened bundle. It keeps no file open, and may be used from several threads.
+
+    Attributes:
+        path: the folder or zip file.
+        manifest: its manifest.
+        fingerprint: SHA-256 of the manifest's bytes, as hex. The manifest holds the digests of all graphs, so two
+            bundles of one fingerprint are the same.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, fingerprint: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.fingerprint = fingerprint
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Bundle":
+        """Read the manifest at `path`; graph files are read and checked when they are asked for.
+
+        Raises:
+            BundleError: no bundle is there, or its manifest is not valid; the message names the path.
+        """
+        where = Path(path)
+        if not (where.is_dir() or where.is_file()):
+            raise BundleError(f"{where}: no such bundle, neither a folder nor a zip file")
+        raw = _read(where, MANIFEST_FILE, _MANIFEST_LIMIT)
+        try:
+            manifest = Manifest.from_json(raw)
+        except BundleError as error:
+            raise BundleError(f"{where}: {error}") from error
+        return cls(where, manifest, hashlib.sha256(raw).hexdigest())
+
+    def variants(self, graph: str) -> Mapping[str, GraphFile]:
+        """The variants of a graph by name.
+
+        Raises:
+            BundleError: the bundle lacks the graph; the message says how to get it.
+        """
+        if graph in self.manifest.graphs:
+            return self.manifest.graphs[graph]
+        held = ", ".join(self.manifest.graphs)
+        remedies = {"denoiser": "from a prior's checkpoint", "logits": "with --logits"}
+        remedy = remedies.get(graph, "with --vqgan")
+        raise BundleError(f"bundle {self.manifest.name!r} has no {graph} graph (it holds {held}): export it {remedy}")
+
+    def read(self, graph: str, variant: str) -> bytes:
+        """The bytes of one variant of one graph, whose SHA-256 is that of the manifest.
+
+        Raises:
+            BundleError: the bundle lacks the graph or variant, or its file is missing, altered or outside the bundle.
+        """
+        variants = self.variants(graph)
+        if variant not in variants:
+            raise BundleError(f"{self.path}: {graph} has no variant {variant!r} (it has {', '.join(variants)})")
+        entry = variants[variant]
+        data = _read(self.path, entry.file, _GRAPH_LIMIT)
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != entry.sha256:
+            raise BundleError(
+                f"{self.path}: {entry.file} is damaged or was altered (SHA-256 {digest[:12]}..., the manifest says "
+                f"{entry.sha256[:12]}...): fetch or export the bundle again"
+            )
+        return data
+
+
+def _read(bundle: Path, name: str, limit: int) -> bytes:
+    """The bytes of one file of a bundle."""
+    try:
+        return _read_from_folder(bundle, name, limit) if bundle.is_dir() else _read_from_zip(bundle, name, limit)
+    except OSError as error:
+        raise BundleError(f"{bundle}: cannot read {name}: {error.strerror or error}") from error
+
+
+def _read_from_folder(folder: Path, name: str, limit: int) -> bytes:
+    file = Path(os.path.realpath(folder / name))
+    if not file.is_relative_to(os.path.realpath(folder)):
+        raise BundleError(f"{folder}: {name} is a link that leads out of the bundle")
+    if not file.is_file():
+        raise BundleError(f"{folder}: {name} is missing")
+    _check_size(folder, name, file.stat().st_size, limit)
+    return file.read_bytes()
+
+
+def _read_from_zip(archive: Path, name: str, limit: int) -> bytes:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            _check_size(archive, name, opened.getinfo(name).file_size, limit)
+            return opened.read(name)
+    except KeyError:
+        raise BundleError(f"{archive}: {name} is missing at the root of the archive") from None
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        raise BundleError(f"{archive}: not a readable zip file: {error}") from error
+
+
+def _check_size(bundle: Path, name: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise BundleError(f"{bundle}: {name} is too large ({size} bytes, at most {limit})")

@@ -1,0 +1,133 @@
+"""`sundae-rt generate`: images into a folder, or one image again from its own file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sundae_rt.cli.options import (
+    FILE,
+    Engine,
+    Sampling,
+    check_png,
+    engine_options,
+    grid_option,
+    sampling_options,
+)
+from sundae_rt.cli.progress import Progress, interrupted, summary
+from sundae_rt.cli.saving import made_by, save
+
+if TYPE_CHECKING:
+    from sundae_rt.provenance import Provenance
+
+_WITH_LIKE = {"like", "output", "out", "bundle", "backend", "variant", "batch_size"}
+
+
+@click.command("generate", short_help="Generate images.")
+@sampling_options
+@engine_options
+@click.option(
+    "--out", type=FILE, default=Path("samples"), metavar="DIR", show_default=True, help="Folder to write images to."
+)
+@click.option("-o", "output", type=FILE, metavar="FILE", help="The one image's own file name, instead of --out.")
+@grid_option
+@click.option("--like", type=FILE, metavar="IMAGE", help="Make an image again, with the settings in its own PNG file.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    sampling: Sampling,
+    engine: Engine,
+    out: Path,
+    output: Path | None,
+    grid: Path | None,
+    like: Path | None,
+) -> None:
+    """Generate images as DIR/000000.png, 000001.png, ... numbered by image index.
+
+    Each is written as it finishes, whole, over an earlier file of its name; other files in DIR stay. Its settings are
+    written into it, so that --like can make it again. An image depends on its seed and settings alone.
+    """
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) != click.core.ParameterSource.DEFAULT}
+    if output is not None:
+        check_png(output)
+        if "out" in given or sampling.n > 1:
+            raise click.UsageError("-o names one image: use --out for a folder of several.", ctx)
+    if like is None:
+        _generate(sampling, engine, out, output, grid)
+        return
+    if excess := [name for name in ctx.params if name in given - _WITH_LIKE]:
+        option = "--" + excess[0].replace("_", "-")
+        raise click.UsageError(f"{option} does not go with --like, which takes all settings from the image.", ctx)
+    _generate_again(like, engine, out, output)
+
+
+def _generate(sampling: Sampling, engine: Engine, out: Path, output: Path | None, grid: Path | None) -> None:
+    from contextlib import closing
+
+    from sundae_rt.sheet import ContactSheet, sheet_format
+
+    if grid is not None:
+        sheet_format(grid)
+    progress = Progress(sampling.n)
+    try:
+        with engine.load(sampling.n) as runtime:
+            schedule = runtime.schedule(**sampling.settings)
+            stream = runtime.stream(sampling.n, seed=sampling.seed, label=sampling.label, **sampling.settings)
+            sheet = ContactSheet(sampling.n, runtime.manifest.image_size or (1, 1)) if grid is not None else None
+            with closing(stream), progress:
+                for sample in stream:
+                    made = made_by("generate", runtime, schedule, sample, index=sample.index)
+                    save(output or _numbered(out, sample.index), sample.image, made)
+                    if sheet is not None:
+                        sheet.add(sample.index, sample.image)
+                    progress.advance()
+            if sheet is not None and grid is not None:
+                sheet.save(grid)
+    except KeyboardInterrupt:
+        raise interrupted(progress, sampling.n, output or out) from None
+    click.echo(summary(progress, output or out, runtime.backend, runtime.variant))
+
+
+def _generate_again(like: Path, engine: Engine, out: Path, output: Path | None) -> None:
+    from dataclasses import asdict, replace
+
+    from sundae_rt.errors import InputError
+    from sundae_rt.provenance import read
+
+    made = read(like)
+    if made.command != "generate":
+        raise InputError(f"{like} is an inpainting, made from another picture: only generated images can be made again")
+    engine = replace(
+        engine,
+        bundle=engine.bundle or _shipped(like, made),
+        backend=made.backend if engine.backend == "auto" else engine.backend,
+        variant=made.variant if engine.variant == "auto" else engine.variant,
+    )
+    with engine.load(1) as runtime:
+        if runtime.fingerprint != made.fingerprint:
+            raise InputError(
+                f"{like} was made with the bundle {made.bundle!r} ({made.fingerprint[:12]}), not with "
+                f"{runtime.manifest.name!r} ({runtime.fingerprint[:12]}): name where it lies with --bundle"
+            )
+        progress = Progress(1)
+        (sample,) = runtime.generate(1, seed=made.seed, label=made.label, **asdict(made.schedule))
+        path = output or _numbered(out, made.index)
+        save(path, sample.image, made_by("generate", runtime, made.schedule, sample, index=made.index))
+        progress.advance()
+        click.echo(summary(progress, path, runtime.backend, runtime.variant))
+
+
+def _shipped(like: Path, made: "Provenance") -> str:
+    """The image's own bundle, if it ships; a name in somebody's file is never taken as a path."""
+    from sundae_rt import engines
+    from sundae_rt.errors import InputError
+
+    if made.bundle not in engines.shipped():
+        raise InputError(
+            f"{like} was made with the bundle {made.bundle!r}, which does not ship: name where it lies with --bundle"
+        )
+    return made.bundle
+
+
+def _numbered(folder: Path, index: int) -> Path:
+    return folder / f"{index:06}.png"

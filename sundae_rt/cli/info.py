@@ -1,0 +1,134 @@
+"""`sundae-rt info`: what a bundle is, for people and for machines."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from sundae_rt.bundle import Bundle
+
+
+@click.command("info", short_help="Say what a bundle is.")
+@click.argument("bundle", metavar="NAME|PATH")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def command(bundle: str, as_json: bool) -> None:
+    """Say what a bundle holds, whether its files are intact, and which backends could run it here."""
+    from sundae_rt import engines
+    from sundae_rt.bundle import Bundle
+    from sundae_rt.errors import BundleError
+
+    facts = _facts(Bundle.open(engines.resolve(bundle)))
+    click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(facts)))
+    for variants in facts["graphs"].values():
+        for graph in variants.values():
+            if graph["fault"] is not None:
+                raise BundleError(graph["fault"])
+
+
+def _facts(bundle: "Bundle") -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "path": str(bundle.path),
+        "fingerprint": bundle.fingerprint,
+        "family": manifest.family,
+        "format_version": manifest.format_version,
+        "image_size": manifest.image_size,
+        "latent_grid": manifest.latent_grid,
+        "vocabulary": manifest.vocabulary,
+        "labels": manifest.labels,
+        "label_weights": manifest.label_weights,
+        "default_schedule": asdict(manifest.default_schedule),
+        "graphs": {
+            graph: {variant: _graph(bundle, graph, variant) for variant in variants}
+            for graph, variants in manifest.graphs.items()
+        },
+        "checks": manifest.checks,
+        "provenance": manifest.provenance,
+        "backends": _backends(),
+    }
+
+
+def _graph(bundle: "Bundle", graph: str, variant: str) -> dict[str, Any]:
+    """A graph file as the manifest has it, its size, and what is wrong with it (`fault`; None if it is intact)."""
+    from sundae_rt.errors import BundleError
+
+    size, fault = None, None
+    try:
+        size = len(bundle.read(graph, variant))
+    except BundleError as error:
+        fault = str(error)
+    return {**asdict(bundle.manifest.graphs[graph][variant]), "bytes": size, "fault": fault}
+
+
+def _backends() -> dict[str, str | None]:
+    """Each backend, and why it cannot run here (None if it can)."""
+    from sundae_rt.backends import NAMES, open_backend
+    from sundae_rt.errors import BackendError
+
+    found: dict[str, str | None] = {}
+    for name in NAMES:
+        if name == "auto":
+            continue
+        try:
+            open_backend(name)
+            found[name] = None
+        except BackendError as error:
+            found[name] = str(error)
+    return found
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The facts for people."""
+    yield f"{facts['name']} ({facts['family']}, format version {facts['format_version']})"
+    yield f"  path         {Path(facts['path']).resolve()}"
+    yield f"  fingerprint  {facts['fingerprint']}"
+    size = "no images" if facts["image_size"] is None else f"images of {_size(facts['image_size'])} pixels"
+    yield f"  makes        {size} from {_size(facts['latent_grid'])} codes, each one of {facts['vocabulary']}"
+    if facts["labels"] is not None:
+        weights = facts["label_weights"] or [1 / len(facts["labels"])] * len(facts["labels"])
+        shares = (f"{label} {weight:.0%}" for label, weight in zip(facts["labels"], weights, strict=True))
+        yield f"  labels       {', '.join(shares)}"
+    yield f"  by default   {_schedule(facts['default_schedule'])}"
+    yield "graphs"
+    for graph, variants in facts["graphs"].items():
+        for variant, file in variants.items():
+            size = "" if file["bytes"] is None else f"{file['bytes'] / 1e6:.2f} MB"
+            state = "intact" if file["fault"] is None else "NOT INTACT"
+            needs = f", needs {', '.join(file['requires'])}" if file["requires"] else ""
+            yield f"  {graph:<9} {variant:<5} {file['file']}  {size}  {state}{needs}"
+    for section in ("checks", "provenance"):
+        if facts[section]:
+            yield section
+            yield from _nested(facts[section], "  ")
+    yield "backends here"
+    for name, fault in facts["backends"].items():
+        yield f"  {name:<9} {'present' if fault is None else fault.removeprefix(f'{name}: ')}"
+
+
+def _nested(values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{key}"
+            yield from _nested(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+
+
+def _schedule(schedule: Mapping[str, Any]) -> str:
+    temperature, proportion = (
+        " to ".join(f"{end:g}" for end in schedule[name]) for name in ("temperature", "proportion")
+    )
+    return (
+        f"{schedule['steps']} steps, at least {schedule['min_steps']}, temperature {temperature}, "
+        f"proportion {proportion}, guidance {schedule['guidance']:g}"
+    )
+
+
+def _size(height_and_width: tuple[int, int]) -> str:
+    height, width = height_and_width
+    return f"{width}x{height}"

@@ -1,0 +1,77 @@
+"""`sundae-rt train vqgan` and `sundae-rt train prior`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from sundae_rt.cli.options import FILE, Command
+
+
+@click.group("train", short_help="Train a VQ-GAN, or a prior on its codes.")
+def command() -> None:
+    """Train a VQ-GAN on images, or a prior on the codes that `sundae-rt encode` makes with it."""
+
+
+def _training_options(name: str, help: str) -> Callable[[Command], Command]:
+    """The options of both trainings; `name` is the option of what is trained on."""
+    # What --describe does without is not required here, but by `_needed`.
+    added = (
+        click.option(name, type=FILE, metavar=name[2:].upper(), help=help),
+        click.option("--out", type=FILE, metavar="DIR", help="Folder for checkpoint, log and sample sheets."),
+        click.option("--preset", default="earth", metavar="P", show_default=True, help="Sizes and settings."),
+        click.option("--steps", type=click.IntRange(1), metavar="N", help="Training steps.  [the preset's]"),
+        click.option("--seed", type=click.IntRange(0), default=0, metavar="S", show_default=True, help="Seed."),
+        click.option("--resume", is_flag=True, help="Go on exactly where the training in --out stopped."),
+        click.option("--describe", "describes", is_flag=True, help="Print sizes and parameter count as JSON; stop."),
+    )
+
+    def add(command: Command) -> Command:
+        for option in reversed(added):
+            command = option(command)
+        return command
+
+    return add
+
+
+@command.command("vqgan")
+@_training_options("--data", "Folder of images.")
+def vqgan(
+    data: Path | None, out: Path | None, preset: str, steps: int | None, seed: int, resume: bool, describes: bool
+) -> None:
+    """Train a VQ-GAN on a folder of images; writes OUT/vqgan.pt."""
+    if describes:
+        _describe("vqgan", preset)
+        return
+    data, out = _needed("--data", data), _needed("--out", out)
+    from sundae_rt.training import train_vqgan
+
+    train_vqgan(data, out, preset=preset, steps=steps, resume=resume, seed=seed)
+
+
+@command.command("prior")
+@_training_options("--codes", "Data set of codes, as `sundae-rt encode` writes it.")
+def prior(
+    codes: Path | None, out: Path | None, preset: str, steps: int | None, seed: int, resume: bool, describes: bool
+) -> None:
+    """Train a SUNDAE prior on codes; writes OUT/prior.pt."""
+    if describes:
+        _describe("prior", preset)
+        return
+    codes, out = _needed("--codes", codes), _needed("--out", out)
+    from sundae_rt.training import train_prior
+
+    train_prior(codes, out, preset=preset, steps=steps, resume=resume, seed=seed)
+
+
+def _describe(kind: str, preset: str) -> None:
+    from sundae_rt.training import describe
+
+    click.echo(json.dumps(describe(kind, preset), indent=1))
+
+
+def _needed(option: str, path: Path | None) -> Path:
+    if path is None:
+        raise click.UsageError(f"Missing option '{option}'.")
+    return path

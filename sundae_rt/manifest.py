@@ -1,0 +1,257 @@
+"""The manifest of a bundle: what its graphs are, and all that the runtime must know to run them.
+
+`Manifest.from_json` reads strictly: an unknown key, a missing one or a value out of range is a `BundleError` that names
+the field. `Manifest.to_json` writes what `from_json` reads.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, TypeVar
+
+from sundae_rt.errors import BundleError, InputError
+from sundae_rt.schedule import Schedule
+from sundae_rt.validation import real, shown, whole
+
+FORMAT_VERSION: Final = 1
+FAMILIES: Final = ("sundae",)
+GRAPHS: Final = ("denoiser", "decoder", "encoder", "logits")
+
+_REQUIRED: Final = ("format_version", "family", "name", "latent_grid", "vocabulary", "graphs")
+_KEYS: Final = (
+    "format_version",
+    "family",
+    "name",
+    "image_size",
+    "latent_grid",
+    "vocabulary",
+    "labels",
+    "label_weights",
+    "default_schedule",
+    "graphs",
+    "checks",
+    "provenance",
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFile:
+    """One precision variant of one graph.
+
+    Attributes:
+        file: plain file name inside the bundle.
+        sha256: digest of the file's bytes, 64 hex digits.
+        requires: what a backend must provide to run it, such as "cuda"; empty if any backend can.
+    """
+
+    file: str
+    sha256: str
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A bundle's manifest.
+
+    Attributes:
+        name: plain name of the bundle.
+        latent_grid: (h, w) of an image's codes.
+        vocabulary: number of codes in the codebook; codes are 0 .. vocabulary - 1.
+        graphs: graph name (one of `GRAPHS`) -> variant name ("fp32", ...) -> file.
+        image_size: (H, W) of an image, multiples of the latent grid; None where the bundle has neither decoder nor
+            encoder.
+        labels: class names by id, or None for an unlabelled bundle.
+        label_weights: share of each label in the training data, summing to 1; None stands for equal shares.
+        default_schedule: what `generate` does unless told otherwise.
+        checks: what the export measured (free JSON).
+        provenance: data, licence, recipe, metrics (free JSON).
+        family: kind of model, one of `FAMILIES`.
+        format_version: version of the manifest's format.
+
+    Raises:
+        BundleError: a value out of range, by its field's name.
+    """
+
+    name: str
+    latent_grid: tuple[int, int]
+    vocabulary: int
+    graphs: Mapping[str, Mapping[str, GraphFile]]
+    image_size: tuple[int, int] | None = None
+    labels: tuple[str, ...] | None = None
+    label_weights: tuple[float, ...] | None = None
+    default_schedule: Schedule = field(default_factory=Schedule)
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    family: str = "sundae"
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.image_size is None:
+            for graph in ("decoder", "encoder"):
+                if graph in self.graphs:
+                    raise BundleError(f"manifest: image_size is null, but the bundle has the graph {graph}")
+        elif any(pixels % cells for pixels, cells in zip(self.image_size, self.latent_grid, strict=True)):
+            raise BundleError(
+                f"manifest: image_size {list(self.image_size)} must be a multiple of latent_grid "
+                f"{list(self.latent_grid)}"
+            )
+        if self.label_weights is None:
+            return
+        if self.labels is None or len(self.labels) != len(self.label_weights):
+            raise BundleError("manifest: label_weights must have one number for each of labels")
+        if abs(sum(self.label_weights) - 1.0) > 1e-6:
+            raise BundleError(f"manifest: label_weights must sum to 1, not {sum(self.label_weights):.6g}")
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Manifest":
+        """Parse a manifest: JSON text, or its UTF-8 bytes.
+
+        Raises:
+            BundleError: not JSON, a newer format, another family, or a field that is unknown, missing or out of range.
+        """
+        try:
+            return cls(**_fields(json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)))
+        except InputError as error:
+            raise BundleError(f"manifest: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"manifest: not valid JSON: {error}") from error
+
+    def to_json(self) -> str:
+        """The manifest as indented JSON text; `from_json` reads it back to an equal manifest."""
+        values = asdict(self)
+        return json.dumps({key: values[key] for key in _KEYS}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _fields(document: object) -> dict[str, Any]:
+    """The checked values of a manifest's JSON; an `InputError` names the field at fault."""
+    raw = _mapping("the document", document)
+    version = whole("format_version", raw.get("format_version"), 1)
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"format_version {version} is newer than this release reads ({FORMAT_VERSION}): upgrade sundae-rt"
+        )
+    if raw.get("family") not in FAMILIES:
+        raise InputError(
+            f"family {shown(raw.get('family'))} is unknown to this release, which knows {', '.join(FAMILIES)}"
+        )
+    _check_keys("the document", raw, required=_REQUIRED, allowed=_KEYS)
+    return {
+        "name": _plain_name("name", raw["name"]),
+        "latent_grid": _size("latent_grid", raw["latent_grid"]),
+        "vocabulary": whole("vocabulary", raw["vocabulary"], 1, 2**24),
+        "graphs": _graphs(raw["graphs"]),
+        "image_size": _or_null(_size, "image_size", raw),
+        "labels": _or_null(_labels, "labels", raw),
+        "label_weights": _or_null(_weights, "label_weights", raw),
+        "default_schedule": _or_null(_schedule, "default_schedule", raw) or Schedule(),
+        "checks": _mapping("checks", raw.get("checks", {})),
+        "provenance": _mapping("provenance", raw.get("provenance", {})),
+    }
+
+
+def _graphs(value: object) -> dict[str, dict[str, GraphFile]]:
+    graphs = _mapping("graphs", value)
+    if not graphs:
+        raise InputError("graphs must hold one graph or more")
+    _check_keys("graphs", graphs, required=(), allowed=GRAPHS)
+    return {graph: _variants(f"graphs.{graph}", variants) for graph, variants in graphs.items()}
+
+
+def _variants(name: str, value: object) -> dict[str, GraphFile]:
+    variants = _mapping(name, value)
+    if not variants:
+        raise InputError(f"{name} must hold one variant or more")
+    return {
+        _plain_name(f"{name}: a variant's name", key): _graph_file(f"{name}.{key}", variants[key]) for key in variants
+    }
+
+
+def _graph_file(name: str, value: object) -> GraphFile:
+    raw = _mapping(name, value)
+    _check_keys(name, raw, required=("file", "sha256"), allowed=("file", "sha256", "requires"))
+    sha256 = raw["sha256"]
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise InputError(f"{name}.sha256 must be 64 lower-case hex digits, not {shown(sha256)}")
+    requires = _strings(f"{name}.requires", raw.get("requires", []))
+    return GraphFile(_plain_name(f"{name}.file", raw["file"]), sha256, requires)
+
+
+def _schedule(name: str, value: object) -> Schedule:
+    raw = _mapping(name, value)
+    keys = tuple(Schedule.__dataclass_fields__)
+    _check_keys(name, raw, required=keys, allowed=keys)
+    try:
+        return Schedule(**raw)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _size(name: str, value: object) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError(f"{name} must be [height, width], not {shown(value)}")
+    height, width = (whole(name, side, 1, 2**16) for side in value)
+    return height, width
+
+
+def _labels(name: str, value: object) -> tuple[str, ...]:
+    labels = _strings(name, value)
+    if not labels or not all(labels) or len(set(labels)) != len(labels):
+        raise InputError(f"{name} must be different, non-empty names, not {shown(value)}")
+    return labels
+
+
+def _weights(name: str, value: object) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise InputError(f"{name} must be a list of numbers, not {shown(value)}")
+    return tuple(real(name, weight, 0.0, 1.0) for weight in value)
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise InputError(f"{name} must be a list of strings, not {shown(value)}")
+    return tuple(value)
+
+
+def _plain_name(name: str, value: object) -> str:
+    """A name that is safe as a file name: no separator, no leading dot, hence no way out of the bundle."""
+    if not isinstance(value, str) or not _PLAIN_NAME.fullmatch(value):
+        raise InputError(f"{name} must be a plain name (letters, digits, '.', '_', '-'), not {shown(value)}")
+    return value
+
+
+def _mapping(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{name} must be a JSON object, not {shown(value)}")
+    return value
+
+
+def _or_null(parse: Callable[[str, object], T], name: str, raw: Mapping[str, Any]) -> T | None:
+    return None if raw.get(name) is None else parse(name, raw[name])
+
+
+def _check_keys(name: str, raw: Mapping[str, Any], *, required: Sequence[str], allowed: Sequence[str]) -> None:
+    for key in required:
+        if key not in raw:
+            raise InputError(f"{name} lacks {key!r}")
+    for key in raw:
+        if key not in allowed:
+            raise InputError(f"{name} has the unknown key {shown(key)} (known: {', '.join(allowed)})")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are all different: `json` itself would keep the last of two silently."""
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {shown(key)} is given twice")
+        result[key] = value
+    return result
+
+
+def _no_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number of JSON")

@@ -1,0 +1,118 @@
+"""How an image was made, in the PNG file itself: enough to make it again.
+
+One text chunk with the key `sundae-rt` holds one JSON object with exactly the fields of `Provenance`. Reading is
+strict: the text is parsed, never evaluated, and a missing, unknown or ill-typed field is refused by name.
+"""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+
+from sundae_rt.errors import InputError
+from sundae_rt.images import opened
+from sundae_rt.schedule import Schedule
+from sundae_rt.validation import shown, whole
+
+KEY = "sundae-rt"
+"""The key of the PNG text chunk."""
+
+_MAX_CHARACTERS = 65_536
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SCHEDULE = tuple(field.name for field in fields(Schedule))
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The settings that made one image.
+
+    Attributes:
+        command: what made it.
+        version: of sundae-rt.
+        bundle: name of the bundle.
+        fingerprint: SHA-256 of the bundle's manifest, 64 hex digits.
+        variant: precision variant that ran.
+        backend: execution backend that ran.
+        index: the image's index in its run, 0 or more.
+        seed: the image's own seed (the run's seed plus `index`), 0 .. 2**64 - 1.
+        schedule: steps, temperature, proportion, min_steps and guidance; in JSON, fields like the others.
+        label: name of the image's label, given or drawn; None for an unlabelled bundle.
+        image_sha256: of the file that was inpainted, 64 hex digits; None for a generated image.
+        mask_sha256: of the mask's file, likewise.
+    """
+
+    command: Literal["generate", "inpaint"]
+    version: str
+    bundle: str
+    fingerprint: str
+    variant: str
+    backend: str
+    index: int
+    seed: int
+    schedule: Schedule
+    label: str | None = None
+    image_sha256: str | None = None
+    mask_sha256: str | None = None
+
+    def png_info(self) -> PngInfo:
+        """The text chunk, for `Image.save(..., pnginfo=...)`."""
+        values = asdict(self)
+        values.update(values.pop("schedule"))
+        info = PngInfo()
+        info.add_text(KEY, json.dumps(values, allow_nan=False))
+        return info
+
+
+def read(path: str | os.PathLike[str]) -> Provenance:
+    """Read how the image in a PNG file was made.
+
+    Raises:
+        InputError: no readable image, no such text in it, or text that `Provenance` does not describe.
+    """
+    with opened(path) as image:
+        text = image.text.get(KEY) if isinstance(image, PngImageFile) else None
+    if text is None:
+        raise InputError(f"{path} does not say how it was made: only PNG files that sundae-rt wrote, unchanged, do")
+    try:
+        return _parse(text)
+    except (InputError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: its text {KEY!r} is malformed: {error}") from error
+
+
+def _parse(text: str) -> Provenance:
+    if len(text) > _MAX_CHARACTERS:
+        raise InputError(f"{len(text)} characters are too many")
+    values = json.loads(text, parse_constant=_no_constant)
+    names = {field.name for field in fields(Provenance)} - {"schedule"} | {*_SCHEDULE}
+    if not isinstance(values, dict):
+        raise InputError(f"it must be a JSON object, not {shown(values)}")
+    if differing := sorted(names ^ values.keys()):
+        state = "lacks" if differing[0] in names else "has the unknown field"
+        raise InputError(f"it {state} {shown(differing[0])}")
+    if values["command"] not in ("generate", "inpaint"):
+        raise InputError(f"command must be 'generate' or 'inpaint', not {shown(values['command'])}")
+    for name in ("version", "bundle", "variant", "backend"):
+        _string(name, values[name])
+    for name in ("label", "image_sha256", "mask_sha256"):
+        if values[name] is not None:
+            _string(name, values[name])
+    for name in ("fingerprint", "image_sha256", "mask_sha256"):
+        if values[name] is not None and not _SHA256.fullmatch(_string(name, values[name])):
+            raise InputError(f"{name} must be 64 lower-case hex digits, not {shown(values[name])}")
+    whole("index", values["index"], 0)
+    whole("seed", values["seed"], 0, 2**64 - 1)
+    schedule = Schedule(**{name: values.pop(name) for name in _SCHEDULE})
+    return Provenance(schedule=schedule, **values)
+
+
+def _string(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be a string, not {shown(value)}")
+    return value
+
+
+def _no_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number of JSON")

@@ -1,0 +1,363 @@
+"""The runtime: a bundle on a backend, ready to generate, inpaint, encode and decode."""
+
+import logging
+import os
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Final, Self, TypedDict, TypeGuard, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sundae_rt import engines, inpainting, noise
+from sundae_rt.backends import Backend, open_backend
+from sundae_rt.bundle import Bundle
+from sundae_rt.errors import InputError
+from sundae_rt.graphs import Graphs
+from sundae_rt.manifest import Manifest
+from sundae_rt.sampler import IMAGE_BATCH, Model, Pool, Request
+from sundae_rt.schedule import Schedule
+from sundae_rt.validation import bool_array, real, real_array, shown, whole, whole_array
+
+Codes = NDArray[np.int32]
+Pixels = NDArray[np.uint8]
+Label = str | int | None
+
+_log = logging.getLogger("sundae_rt")
+
+
+class Settings(TypedDict, total=False):
+    """The keyword arguments of `generate`, `stream` and `inpaint` that change the schedule; see `Schedule`.
+
+    What is left out, or None, is as in the manifest's default schedule. `temperature` and `proportion` are a pair
+    (first step, last step), or one number for both.
+    """
+
+    steps: int | None
+    temperature: float | Sequence[float] | None
+    proportion: float | Sequence[float] | None
+    min_steps: int | None
+    guidance: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One finished image.
+
+    Attributes:
+        index: its place in the call that asked for it, from 0.
+        seed: its own seed: `generate(n=1, seed=sample.seed, ...)` with the same settings makes it again.
+        image: the picture, RGB (from `inpaint` also RGBA, at the input's size).
+        codes: int32 [h,w].
+        steps: how many steps it took.
+        label: its label's name, or None for an unlabelled bundle.
+    """
+
+    index: int
+    seed: int
+    image: Image.Image
+    codes: Codes
+    steps: int
+    label: str | None
+
+
+def load(
+    bundle: str | os.PathLike[str] = engines.DEFAULT,
+    *,
+    backend: str = "auto",
+    variant: str = "auto",
+    threads: int | None = None,
+    batch_size: int = 8,
+    max_waiting: int = 4096,
+) -> "Runtime":
+    """Open a bundle for use. Graphs are read and loaded when a call first needs them.
+
+    Args:
+        bundle: a folder, a zip file, or the name of a bundle that ships.
+        backend: "cpu", "cuda", or "auto" for the fastest that is present.
+        variant: precision variant of the denoiser, such as "fp32"; the other graphs use it too where they have it.
+            "auto" takes the backend's best for each graph.
+        threads: CPU threads; None takes as many as the process may use cores.
+        batch_size: images that step together, at most.
+        max_waiting: images that may wait for their first step, over all callers; more is a `QueueFullError`.
+
+    Raises:
+        BundleError: no such bundle, or one that is damaged or lacks the variant.
+        BackendError: the backend is not present, or cannot run the variant.
+        InputError: another argument is out of range.
+    """
+    threads = None if threads is None else whole("threads", threads, 1, 1024)
+    opened = Bundle.open(engines.resolve(bundle))
+    return Runtime(
+        opened, open_backend(backend, threads), variant=variant, batch_size=batch_size, max_waiting=max_waiting
+    )
+
+
+class Runtime:
+    """A bundle on a backend. Thread-safe, and a context manager that closes it; made by `load`.
+
+    Every method raises `BundleError` if the bundle lacks a graph that it needs or the graph's file is damaged,
+    `BackendError` if running it fails, `InputError` if an argument is out of range, and `SundaeError` after `close`.
+
+    Attributes:
+        manifest: what the bundle is: `.image_size` (H, W), `.latent_grid` (h, w), `.vocabulary`, `.labels`, ...
+        fingerprint: SHA-256 of the bundle's manifest, hex: names the bundle beyond doubt.
+        backend: name of the backend that runs it.
+        variant: precision variant of the denoiser (of the first graph, where there is no denoiser).
+    """
+
+    def __init__(
+        self, bundle: Bundle, backend: Backend, *, variant: str = "auto", batch_size: int = 8, max_waiting: int = 4096
+    ) -> None:
+        self.manifest: Final = bundle.manifest
+        self.fingerprint: Final = bundle.fingerprint
+        self.backend: Final = backend.name
+        self._graphs = Graphs(bundle, backend, variant)
+        self.variant: Final = self._graphs.variant
+        self._pool = Pool(
+            Model(self.manifest.vocabulary, _label_weights(self.manifest), self._step, self._pixels),
+            batch_size=whole("batch_size", batch_size, 1, 2**16),
+            max_waiting=whole("max_waiting", max_waiting, 1),
+        )
+
+    def generate(self, n: int = 1, *, seed: int = 0, label: Label = None, **settings: Unpack[Settings]) -> list[Sample]:
+        """Generate `n` images, in order of index.
+
+        Args:
+            n: how many, 1 or more.
+            seed: image i has the seed `seed + i`, and depends on it and the settings alone; 0 .. 2**64 - n.
+            label: a label's name or id; None draws each image's own, in the shares of the training data.
+            settings: see `Settings`.
+
+        Raises:
+            QueueFullError: more than `max_waiting` images would wait.
+        """
+        return sorted(self.stream(n, seed=seed, label=label, **settings), key=lambda sample: sample.index)
+
+    def stream(
+        self, n: int = 1, *, seed: int = 0, label: Label = None, **settings: Unpack[Settings]
+    ) -> Generator[Sample, None, None]:
+        """Generate as `generate` does, yielding each image as it finishes.
+
+        Arguments are checked at once; the images are queued when the first is asked for. Closing the generator cancels
+        what is not finished.
+        """
+        everywhere = np.ones(self.manifest.latent_grid, np.bool_)
+        return self._stream(self._request(n, seed, label, settings, everywhere, np.zeros(everywhere.shape, np.int32)))
+
+    def inpaint(
+        self,
+        image: Image.Image | NDArray[Any],
+        mask: Image.Image | NDArray[Any],
+        n: int = 1,
+        *,
+        seed: int = 0,
+        label: Label = None,
+        **settings: Unpack[Settings],
+    ) -> list[Sample]:
+        """Repaint the white part of `mask` in `image`, in `n` ways; `sundae_rt.inpainting` says how both are fitted.
+
+        Returns:
+            Samples in order of index, whose images have the input's size and its very pixels where the mask keeps them.
+        """
+        self._graphs.require("encoder")  # first of all, so that a bundle without one says so
+        plan = inpainting.plan(image, mask, self.manifest.image_size or (0, 0), self.manifest.latent_grid)
+        for note in plan.notes:
+            _log.info("%s", note)
+        request = self._request(n, seed, label, settings, plan.repaint, self.encode(plan.model_input[None])[0])
+        samples = sorted(self._stream(request), key=lambda sample: sample.index)
+        return [replace(sample, image=plan.paste(np.asarray(sample.image))) for sample in samples]
+
+    def schedule(self, **settings: Unpack[Settings]) -> Schedule:
+        """The schedule that a call with these settings follows: the manifest's own where they say nothing."""
+        guidance = settings.get("guidance")
+        if guidance is not None:
+            self._check_guidance(guidance)
+        return self.manifest.default_schedule.with_changes(**settings)
+
+    def encode(self, images: NDArray[np.uint8]) -> Codes:
+        """Codes of images: uint8 [N,H,W,3] -> int32 [N,h,w]."""
+        self._graphs.require("encoder")
+        shape = (None, *(self.manifest.image_size or ()), 3)
+        pixels = whole_array("images", images, shape, 0, 255, np.uint8)
+        codes = self._graphs.run_in_batches("encoder", {"images": pixels}, IMAGE_BATCH)["codes"]
+        return codes.reshape(-1, *self.manifest.latent_grid)
+
+    def decode(self, codes: NDArray[np.integer[Any]]) -> Pixels:
+        """Images of codes: int32 [N,h,w] -> uint8 [N,H,W,3]."""
+        self._graphs.require("decoder")
+        return self._graphs.run_in_batches("decoder", {"codes": self._flat(codes)}, IMAGE_BATCH)["images"]
+
+    def denoise(
+        self,
+        codes: NDArray[np.integer[Any]],
+        temperature: float | NDArray[np.floating[Any]],
+        uniform: NDArray[np.floating[Any]],
+        update: NDArray[np.bool_],
+        label: Label | Sequence[str | int] | NDArray[np.integer[Any]] = None,
+        guidance: float | NDArray[np.floating[Any]] | None = None,
+    ) -> tuple[Codes, Codes, NDArray[np.float32]]:
+        """One raw step of the denoiser on N grids, run as one batch.
+
+        Args:
+            codes: int [N,h,w].
+            temperature: >= 0, one for all or [N]; 0 takes the most probable code.
+            uniform: float [N,h,w] in [0, 1], picks each new code from the cumulated probabilities.
+            update: bool [N,h,w], where a new code is written.
+            label: a name or id, or N of them; needed if, and only if, the bundle has labels.
+            guidance: >= 0, one for all or [N]; None takes the manifest's.
+
+        Returns:
+            codes int32 [N,h,w] (the proposal where `update`, else as they came), proposal int32 [N,h,w], and
+            confidence float32 [N,h,w], the model's probability of the code that came in.
+        """
+        flat = self._flat(codes)
+        count, grid = len(flat), self.manifest.latent_grid
+        conditioning = self._label_input(count, label)
+        if guidance is not None:
+            self._check_guidance(guidance)
+        if conditioning:
+            conditioning["guidance"] = _per_image(
+                "guidance", self.manifest.default_schedule.guidance if guidance is None else guidance, count
+            )
+        outputs = self._graphs.run(
+            "denoiser",
+            {
+                "codes": flat,
+                "temperature": _per_image("temperature", temperature, count),
+                "uniform": real_array("uniform", uniform, (count, *grid), 0, 1).reshape(count, -1),
+                "update": bool_array("update", update, (count, *grid)).reshape(count, -1),
+                **conditioning,
+            },
+        )
+        new, proposal, confidence = (
+            outputs[name].reshape(count, *grid) for name in ("new_codes", "proposal", "confidence")
+        )
+        return new, proposal, confidence
+
+    def logits(
+        self,
+        codes: NDArray[np.integer[Any]],
+        label: Label | Sequence[str | int] | NDArray[np.integer[Any]] = None,
+    ) -> NDArray[np.float32]:
+        """The denoiser's logits, where the bundle has that graph: int [N,h,w] -> float32 [N,h,w,V]."""
+        self._graphs.require("logits")
+        flat = self._flat(codes)
+        inputs = {"codes": flat, **self._label_input(len(flat), label)}
+        logits = self._graphs.run_in_batches("logits", inputs, IMAGE_BATCH)["logits"]
+        return logits.reshape(len(flat), *self.manifest.latent_grid, -1)
+
+    def close(self) -> None:
+        """End what is under way, with an error to whoever waits for it, and let the graphs go."""
+        self._pool.close()
+        self._graphs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _request(
+        self, n: int, seed: int, label: Label, settings: Settings, editable: NDArray[np.bool_], codes: Codes
+    ) -> Request:
+        """A checked request for `n` images, whose codes are free where `editable` [h,w] and `codes` [h,w] elsewhere."""
+        n = whole("n", n, 1)
+        seed = whole("seed", seed, 0, noise.MAX_SEED)
+        if seed + n - 1 > noise.MAX_SEED:
+            raise InputError(f"seed + n - 1 must be at most 2**64 - 1; seed is {seed} and n is {n}")
+        label_id = None if label is None else self._label_id(label)
+        schedule = self.schedule(**settings)
+        self._graphs.require("denoiser", "decoder")
+        return Request(n, seed, schedule, label_id, editable.reshape(-1), codes.reshape(-1))
+
+    def _stream(self, request: Request) -> Generator[Sample, None, None]:
+        labels = self.manifest.labels
+        with closing(self._pool.stream(request)) as finished:
+            for slot, pixels in finished:
+                yield Sample(
+                    index=slot.index,
+                    seed=slot.seed,
+                    image=Image.fromarray(pixels),
+                    codes=slot.codes.reshape(self.manifest.latent_grid),
+                    steps=slot.steps,
+                    label=None if labels is None or slot.label is None else labels[slot.label],
+                )
+
+    def _step(
+        self,
+        codes: Codes,
+        temperature: NDArray[np.float32],
+        uniform: NDArray[np.float32],
+        update: NDArray[np.bool_],
+        label: NDArray[np.int32] | None,
+        guidance: NDArray[np.float32],
+    ) -> tuple[Codes, Codes]:
+        """What the sampler runs as `Model.denoise`."""
+        inputs = {"codes": codes, "temperature": temperature, "uniform": uniform, "update": update}
+        if label is not None:
+            inputs |= {"label": label, "guidance": guidance}
+        outputs = self._graphs.run("denoiser", inputs)
+        return outputs["new_codes"], outputs["proposal"]
+
+    def _pixels(self, codes: Codes) -> Pixels:
+        """What the sampler runs as `Model.decode`."""
+        return self._graphs.run("decoder", {"codes": codes})["images"]
+
+    def _flat(self, codes: object) -> Codes:
+        """Checked codes, int32 [N,T]."""
+        grid = whole_array("codes", codes, (None, *self.manifest.latent_grid), 0, self.manifest.vocabulary - 1)
+        return grid.reshape(len(grid), -1)
+
+    def _label_id(self, label: object) -> int:
+        labels = self.manifest.labels
+        if labels is None:
+            raise InputError(f"label must be left out: the bundle {self.manifest.name!r} has no labels")
+        if isinstance(label, str):
+            if label not in labels:
+                raise InputError(f"label must be one of {', '.join(labels)}, not {shown(label)}")
+            return labels.index(label)
+        return whole("label", label, 0, len(labels) - 1)
+
+    def _label_input(self, count: int, label: object) -> dict[str, NDArray[Any]]:
+        """The input `label` int32 [N] of a raw run, or nothing for an unlabelled bundle."""
+        if label is None and self.manifest.labels is None:
+            return {}
+        if label is None:
+            raise InputError(
+                f"label must be given: one of {', '.join(self.manifest.labels or ())}, or one for each row"
+            )
+        if _is_one_each(label):
+            if len(label) != count:
+                raise InputError(f"label must be one, or one for each of {count} rows, not {len(label)}")
+            return {"label": np.array([self._label_id(one) for one in label], np.int32)}
+        return {"label": np.full(count, self._label_id(label), np.int32)}
+
+    def _check_guidance(self, guidance: object) -> None:
+        if self.manifest.labels is None and guidance != 1:
+            raise InputError(f"guidance must be left out: the bundle {self.manifest.name!r} has no labels to follow")
+
+
+def _label_weights(manifest: Manifest) -> tuple[float, ...] | None:
+    if manifest.labels is None:
+        return None
+    return manifest.label_weights or (1 / len(manifest.labels),) * len(manifest.labels)
+
+
+def _per_image(name: str, value: object, count: int) -> NDArray[np.float32]:
+    """One number for all images or one for each, finite and >= 0, as float32 [N]."""
+    if _is_one_each(value):
+        return real_array(name, value, (count,), 0.0)
+    return np.full(count, real(name, value, 0.0), np.float32)
+
+
+def _is_one_each(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether it is several values, one for each image, and not one for all."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str)

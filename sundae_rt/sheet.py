@@ -1,0 +1,75 @@
+"""A contact sheet: all images of a run on one picture, in the order of their indices."""
+
+import math
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from sundae_rt.errors import InputError
+from sundae_rt.files import replacing
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""File suffixes of a sheet, and Pillow's name of the format that each stands for."""
+
+MAX_SIDE = 4096
+"""The longest side of a sheet, in pixels: thumbnails shrink until it holds them all."""
+
+_MIN_THUMBNAIL = 8
+_GAP = 2
+_BACKGROUND = (24, 24, 24)
+
+
+class ContactSheet:
+    """A sheet of `count` images of at most `image_size` (H, W) pixels, filled in any order and saved at the end.
+
+    It keeps thumbnails only, so its memory is bounded by `MAX_SIDE`, whatever the count.
+
+    Raises:
+        InputError: so many images that their thumbnails would be too small to see.
+    """
+
+    def __init__(self, count: int, image_size: tuple[int, int]) -> None:
+        self._columns = math.ceil(math.sqrt(count))
+        rows = math.ceil(count / self._columns)
+        height, width = image_size
+        scale = min(
+            1.0,
+            (MAX_SIDE / self._columns - _GAP) / width,
+            (MAX_SIDE / rows - _GAP) / height,
+        )
+        self._thumbnail = (int(width * scale), int(height * scale))
+        if min(self._thumbnail) < min(_MIN_THUMBNAIL, width, height):
+            raise InputError(f"{count} images do not fit on one contact sheet: make fewer, or leave the sheet out")
+        size = (self._columns * (self._thumbnail[0] + _GAP) - _GAP, rows * (self._thumbnail[1] + _GAP) - _GAP)
+        self._sheet = Image.new("RGB", size, _BACKGROUND)
+
+    def add(self, index: int, image: Image.Image) -> None:
+        """Put an image in the place of its index, 0 .. count - 1."""
+        thumbnail = image.convert("RGB")
+        if thumbnail.size != self._thumbnail:
+            thumbnail = thumbnail.resize(self._thumbnail, Image.Resampling.LANCZOS)
+        row, column = divmod(index, self._columns)
+        self._sheet.paste(thumbnail, (column * (self._thumbnail[0] + _GAP), row * (self._thumbnail[1] + _GAP)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the sheet; the suffix of `path` chooses among `FORMATS`.
+
+        Raises:
+            InputError: another suffix, or the file cannot be written.
+        """
+        kind = sheet_format(path)
+        with replacing(path) as temporary:
+            self._sheet.save(temporary, kind, quality=92)
+
+
+def sheet_format(path: str | os.PathLike[str]) -> str:
+    """Pillow's name of the format that a sheet's file name asks for.
+
+    Raises:
+        InputError: the suffix is none of `FORMATS`.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"{path} is no name for a contact sheet: it must end in {', '.join(FORMATS)}")
+    return FORMATS[suffix]

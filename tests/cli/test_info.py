@@ -1,0 +1,63 @@
+"""`sundae-rt info`: everything a bundle says of itself, and whether its files are what they were."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fakes import LABELS, labelled, write_bundle
+from sundae_rt.bundle import Bundle
+
+
+def test_people_read_what_it_makes_holds_and_measured(run: Any) -> None:
+    write_bundle(Path("earth"), **labelled(name="earth", checks={"denoiser": {"max_difference": 1e-5}}))
+    result = run("info", "earth")
+    text = "\n".join(result.out)
+    assert result.code == 0
+    assert result.out[0] == "earth (sundae, format version 1)"
+    for part in (
+        "images of 8x6 pixels from 4x3 codes, each one of 100",
+        "coast 50%, desert 25%, ice 25%",
+        "6 steps, at least 3, temperature 1 to 0.5, proportion 1 to 0.5, guidance 1",
+        "denoiser  fp32  denoiser.onnx  0.00 MB  intact",
+        "max_difference: 1e-05",
+        Bundle.open("earth").fingerprint,
+    ):
+        assert part in text
+
+
+def test_machines_read_the_same_as_json(run: Any) -> None:
+    write_bundle(Path("earth"), **labelled(name="earth", provenance={"licence": "public domain"}))
+    facts = json.loads("\n".join(run("info", "earth", "--json").out))
+    assert (facts["name"], facts["labels"], facts["image_size"]) == ("earth", LABELS, [6, 8])
+    assert facts["provenance"] == {"licence": "public domain"}
+    assert facts["graphs"]["encoder"]["fp32"] == {
+        "file": "encoder.onnx",
+        "sha256": hashlib.sha256(Path("earth/encoder.onnx").read_bytes()).hexdigest(),
+        "requires": [],
+        "bytes": Path("earth/encoder.onnx").stat().st_size,
+        "fault": None,
+    }
+
+
+def test_it_says_which_backends_could_run_it_here(run: Any) -> None:
+    backends = json.loads("\n".join(run("info", "fake", "--json").out))["backends"]
+    assert set(backends) == {"cuda", "cpu"}
+    assert backends["cpu"] is None
+
+
+def test_altered_and_missing_files_are_shown_and_end_in_an_error(run: Any) -> None:
+    Path("fake/denoiser.onnx").write_text("altered")
+    Path("fake/decoder.onnx").unlink()
+    result = run("info", "fake")
+    assert result.code == 1
+    assert sum("NOT INTACT" in line for line in result.out) == 2
+    assert len(result.err) == 1
+    assert "denoiser.onnx is damaged or was altered" in result.err[0]
+
+
+def test_what_is_no_bundle_is_refused(run: Any) -> None:
+    result = run("info", "nowhere")
+    assert (result.code, result.out, len(result.err)) == (1, [], 1)

@@ -1,0 +1,121 @@
+"""`sundae-rt inpaint`: what is kept comes back from the file, what was fitted is said, what cannot be is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fakes import IMAGE, FakeBackend, write_bundle
+from sundae_rt import provenance
+
+HEIGHT, WIDTH = IMAGE
+BOX = (2, 2, 5, 4)  # left, top, right, bottom: what the mask repaints
+
+
+@pytest.fixture(autouse=True)
+def pictures(run: Any) -> None:
+    rng = np.random.default_rng(0)
+    for name, size in (("image", (HEIGHT, WIDTH)), ("large", (40, 50))):
+        Image.fromarray(rng.integers(0, 256, (*size, 4), dtype=np.uint8)).save(f"{name}.png")
+        mask = Image.new("L", size[::-1])
+        mask.paste(255, BOX)
+        mask.save(f"{name}-mask.png")
+
+
+def pixels(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def repainted(shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape[:2], bool)
+    mask[BOX[1] : BOX[3], BOX[0] : BOX[2]] = True
+    return mask
+
+
+@pytest.mark.parametrize("name", ["image", "large"])
+def test_kept_pixels_come_back_and_the_others_change(name: str, run: Any) -> None:
+    result = run("inpaint", f"{name}.png", f"{name}-mask.png", "--bundle", "fake")
+    assert result.code == 0
+    before, after = pixels(f"{name}.png"), pixels(f"{name}-inpainted.png")
+    mask = repainted(before.shape)
+    np.testing.assert_array_equal(after[~mask], before[~mask])
+    assert (after[mask] != before[mask]).any()
+
+
+def test_several_are_numbered_and_differ(run: Any) -> None:
+    result = run("inpaint", "image.png", "image-mask.png", "--bundle", "fake", "--n", 3, "-o", "new/out.png")
+    assert sorted(path.name for path in Path("new").iterdir()) == ["out-0.png", "out-1.png", "out-2.png"]
+    assert (pixels("new/out-0.png") != pixels("new/out-1.png")).any()
+    assert result.out[0].startswith("3 images in ")
+    assert ", in new/out-*.png, " in result.out[0]
+
+
+def test_they_are_made_a_batch_at_a_time_and_are_the_same_in_any(run: Any, backend: FakeBackend) -> None:
+    common = ("inpaint", "image.png", "image-mask.png", "--bundle", "fake", "--n", 5, "--seed", 3)
+    run(*common, "-o", "a.png")
+    backend.calls.clear()
+    run(*common, "-o", "b.png", "--batch-size", 2)
+    assert max(rows for graph, rows in backend.calls if graph == "decoder") <= 2
+    for index in range(5):
+        assert Path(f"a-{index}.png").read_bytes() == Path(f"b-{index}.png").read_bytes()
+
+
+def test_the_default_name_is_the_images_own_in_this_folder(run: Any) -> None:
+    Path("elsewhere").mkdir()
+    Path("image.png").rename("elsewhere/photo.png")
+    assert run("inpaint", "elsewhere/photo.png", "image-mask.png", "--bundle", "fake").code == 0
+    assert Path("photo-inpainted.png").is_file()
+
+
+def test_what_was_fitted_is_said_on_stderr(run: Any) -> None:
+    Image.new("L", (25, 20), 255).save("small-mask.png")
+    result = run("inpaint", "large.png", "small-mask.png", "--bundle", "fake", "--n", 9)
+    notes = [line for line in result.err if line.startswith("sundae-rt: ")]
+    assert len(notes) == 3
+    assert notes[0] == "sundae-rt: the mask is fitted from 25x20 to 50x40: every pixel it touches is repainted"
+    assert "padded by mirroring" in notes[1]
+    assert "scaled down by 6.67" in notes[2]
+
+
+def test_settings_and_both_files_are_written_into_the_result(run: Any) -> None:
+    run("inpaint", "image.png", "image-mask.png", "--bundle", "fake", "--n", 10, "--steps", 4, "--seed", 6)
+    made = provenance.read("image-inpainted-9.png")
+    assert (made.command, made.index, made.seed, made.schedule.steps) == ("inpaint", 9, 15, 4)
+    assert made.image_sha256 == hashlib.sha256(Path("image.png").read_bytes()).hexdigest()
+    assert made.mask_sha256 == hashlib.sha256(Path("image-mask.png").read_bytes()).hexdigest()
+
+
+def test_a_contact_sheet_shows_all(run: Any) -> None:
+    run("inpaint", "image.png", "image-mask.png", "--bundle", "fake", "--n", 2, "--grid", "sheet.png")
+    assert pixels("sheet.png").shape == (HEIGHT, 2 * WIDTH + 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("none.png", "image-mask.png"), 1, "cannot read none.png: No such file"),
+        (("image.png", "none.png"), 1, "cannot read none.png: No such file"),
+        (("fake/manifest.json", "image-mask.png"), 1, "fake/manifest.json is no image"),
+        (("image.png", "image-mask.png", "-o", "out.jpg"), 2, "out.jpg must end in .png"),
+        (("image.png", "black.png"), 1, "the mask selects nothing"),
+        (("image.png", "square.png"), 1, "the mask is 20x20 and the image 8x6"),
+        (("image.png",), 2, "Missing argument 'MASK'"),
+        (("image.png", "image-mask.png", "--bundle", "half"), 1, "has no encoder graph"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    arguments: tuple[str, ...], code: int, told: str, run: Any, tmp_path: Path
+) -> None:
+    write_bundle(tmp_path / "half", holds=("denoiser", "decoder"))
+    Image.new("L", (WIDTH, HEIGHT)).save("black.png")
+    Image.new("L", (20, 20), 255).save("square.png")
+    options = () if "--bundle" in arguments else ("--bundle", "fake")
+    result = run("inpaint", *arguments, *options)
+    assert (result.code, result.out, len(result.err)) == (code, [], 1)
+    assert told in result.err[0]

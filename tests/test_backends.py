@@ -1,0 +1,185 @@
+"""The choice of a backend by name, ONNX Runtime behind `cpu` and `cuda`, and the cores that a process may use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fakes import FakeBackend
+from sundae_rt import backends
+from sundae_rt.backends import open_backend
+from sundae_rt.backends.cores import available_cores
+from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
+from sundae_rt.errors import BackendError, InputError
+
+onnx = pytest.importorskip("onnx", reason="the graphs of these tests are made with onnx")
+
+
+def model(operator: str = "Add", shape: tuple[Any, ...] = ("B", 3)) -> bytes:
+    """The graph y = operator(x, x) on int32 [B,3]."""
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.INT32, shape) for name in "xy")
+    graph = helper.make_graph([helper.make_node(operator, ["x", "x"], ["y"])], "g", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10).SerializeToString()
+
+
+def missing(threads: int | None) -> backends.Backend:
+    raise BackendError("its library is missing: pip install it")
+
+
+def fake(threads: int | None) -> backends.Backend:
+    return FakeBackend()
+
+
+# By name
+
+
+def test_auto_takes_the_first_that_is_present(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_BACKENDS", {"fast": missing, "fake": fake})
+    assert open_backend().name == "fake"
+
+
+def test_what_is_asked_for_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_BACKENDS", {"fast": missing, "fake": fake})
+    with pytest.raises(BackendError, match=r"^its library is missing"):
+        open_backend("fast")
+
+
+def test_auto_without_any_says_what_each_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_BACKENDS", {"fast": missing})
+    with pytest.raises(BackendError, match=r"^no backend is present: fast: its library is missing"):
+        open_backend()
+
+
+def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(InputError, match=r"^backend must be one of auto, cuda, cpu, not 'tpu'$"):
+        open_backend("tpu")
+
+
+# ONNX Runtime
+
+
+def test_a_graph_runs() -> None:
+    graph = OnnxRuntimeBackend.cpu(threads=1).load(model(), "g")
+    for rows in (1, 4):
+        x = np.arange(3 * rows, dtype=np.int32).reshape(rows, 3)
+        assert np.array_equal(graph.run({"x": x})["y"], 2 * x)
+
+
+def test_an_array_may_be_a_view() -> None:
+    x = np.arange(24, dtype=np.int32).reshape(4, 6)[::-2, ::2]
+    assert np.array_equal(OnnxRuntimeBackend.cpu(threads=1).load(model(), "g").run({"x": x})["y"], 2 * x)
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", model()[:20], model("NoSuchOperator")])
+def test_what_is_no_graph_is_one_line(data: bytes) -> None:
+    with pytest.raises(BackendError, match=r"^cpu: cannot load denoiser \(fp32\): ") as caught:
+        OnnxRuntimeBackend.cpu().load(data, "denoiser (fp32)")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "inputs", [{}, {"z": np.zeros((1, 3), np.int32)}, {"x": np.zeros((1, 3))}, {"x": np.zeros(3, np.int32)}]
+)
+def test_a_run_that_fails_is_one_line(inputs: dict[str, np.ndarray]) -> None:
+    graph = OnnxRuntimeBackend.cpu().load(model(), "denoiser (fp32)")
+    with pytest.raises(BackendError, match=r"^cpu: denoiser \(fp32\) failed: ") as caught:
+        graph.run(inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_cuda_without_cuda_names_what_is_missing() -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(BackendError, match=r"without CUDAExecutionProvider.*onnxruntime-gpu"),
+    ):
+        warnings.simplefilter("error")
+        open_backend("cuda")
+
+
+def test_cuda_that_is_compiled_in_but_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with warnings.catch_warnings(), pytest.raises(BackendError, match=r"^cuda: CUDAExecutionProvider did not start"):
+        warnings.simplefilter("ignore")
+        open_backend("cuda")
+
+
+def test_onnx_runtime_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match=r"^ONNX Runtime cannot be imported .*pip install onnxruntime$"):
+        open_backend("cpu")
+
+
+NOISY = """
+import sys
+from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
+import numpy as np
+from sundae_rt.errors import BackendError
+backend = OnnxRuntimeBackend.cpu()
+data = bytes.fromhex(sys.stdin.read())
+graph = backend.load(data, "g")
+for shape in ((2, 2), (2,)):
+    try:
+        print(graph.run({"x": np.zeros(shape, np.int32)})["y"].shape)
+    except BackendError:
+        print("refused")
+"""
+
+
+def test_onnx_runtime_is_quiet() -> None:
+    data = model(shape=("B", "T"))
+    done = subprocess.run([sys.executable, "-c", NOISY], input=data.hex(), capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["(2, 2)", "refused"]
+    assert done.stderr == ""
+
+
+# Cores
+
+
+def cgroup(tmp_path: Path, own: str, limits: dict[str, str]) -> dict[str, Path]:
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text(f"1:name=systemd:/x\n0::{own}\n")
+    for folder, limit in limits.items():
+        (tmp_path / "fs" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / folder / "cpu.max").write_text(f"{limit}\n")
+    return {"proc": tmp_path / "proc", "cgroup": tmp_path / "fs"}
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "cores"),
+    [
+        ("/", {}, 8),
+        ("/", {".": "max 100000"}, 8),
+        ("/", {".": "200000 100000"}, 2),
+        ("/a/b", {".": "max 100000", "a": "350000 100000", "a/b": "max 100000"}, 3),
+        ("/a/b", {"a": "300000 100000", "a/b": "50000 100000"}, 1),
+        ("/", {".": "6400000 100000"}, 8),
+        ("/", {".": "not numbers"}, 8),
+    ],
+)
+def test_cores_are_those_that_the_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, limits: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert available_cores(**cgroup(tmp_path, own, limits)) == cores
+
+
+def test_without_cgroups_the_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
+    assert available_cores(tmp_path / "proc", tmp_path / "fs") == 3

@@ -1,0 +1,32 @@
+"""How the name of a bundle resolves: a path that exists, else a bundle that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fakes import write_bundle
+from sundae_rt import engines
+from sundae_rt.errors import BundleError
+
+
+def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path / engines.DEFAULT)
+    monkeypatch.chdir(tmp_path)
+    assert engines.resolve(engines.DEFAULT) == Path(engines.DEFAULT)
+
+
+def test_a_name_is_a_bundle_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path / "house" / "moon")
+    monkeypatch.setattr(engines, "__file__", str(tmp_path / "house" / "__init__.py"))
+    assert engines.shipped() == ("moon",)
+    assert engines.resolve("moon") == tmp_path / "house" / "moon"
+
+
+def test_what_is_neither_is_refused_with_the_names_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path / "moon")
+    monkeypatch.setattr(engines, "__file__", str(tmp_path / "__init__.py"))
+    for name in ("mars", "moon/../mars", "../mars"):
+        with pytest.raises(BundleError, match=r"neither a path that exists nor one that ships \(moon\)"):
+            engines.resolve(name)

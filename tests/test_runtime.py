@@ -1,0 +1,423 @@
+"""The Python interface, on a backend without a model."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sundae_rt
+from fakes import GRID, IMAGE, LABELS, VOCABULARY, FakeBackend, entry, fake_runtime, labelled, settle
+from sundae_rt import BackendError, BundleError, InputError, QueueFullError, Runtime, SundaeError
+from sundae_rt.schedule import Schedule
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    return fake_runtime(tmp_path)
+
+
+@pytest.fixture
+def with_labels(tmp_path: Path) -> Runtime:
+    return fake_runtime(tmp_path, **labelled())
+
+
+def grids(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, VOCABULARY, (count, *GRID), dtype=np.int32)
+
+
+# What it says of itself
+
+
+def test_it_says_what_it_runs(runtime: Runtime) -> None:
+    assert runtime.manifest.latent_grid == GRID
+    assert (runtime.backend, runtime.variant) == ("fake", "fp32")
+    assert len(runtime.fingerprint) == 64
+
+
+def test_the_schedule_is_the_manifests_with_what_was_given(runtime: Runtime) -> None:
+    assert runtime.schedule() == Schedule(6, (1.0, 0.5), (1.0, 0.5), 3, 1.0)
+    assert runtime.schedule(steps=2, temperature=0.0) == Schedule(2, (0.0, 0.0), (1.0, 0.5), 2, 1.0)
+
+
+# Generating
+
+
+def test_samples_come_by_index(runtime: Runtime) -> None:
+    samples = runtime.generate(n=10, seed=40)
+    assert [sample.index for sample in samples] == list(range(10))
+    assert [sample.seed for sample in samples] == list(range(40, 50))
+    for sample in samples:
+        assert sample.codes.shape == GRID
+        assert sample.codes.dtype == np.int32
+        assert sample.image.size == (IMAGE[1], IMAGE[0])
+        assert np.array_equal(runtime.encode(np.asarray(sample.image)[None])[0], sample.codes)
+        assert sample.steps == 6
+        assert sample.label is None
+
+
+def test_a_sample_is_made_again_from_its_seed(runtime: Runtime) -> None:
+    fifth = runtime.generate(n=8, seed=3)[5]
+    (again,) = runtime.generate(seed=fifth.seed)
+    assert np.array_equal(again.codes, fifth.codes)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_the_batch_size_changes_no_image(runtime: Runtime, tmp_path: Path, batch_size: int) -> None:
+    other = fake_runtime(tmp_path / "other", batch_size=batch_size)
+    for mine, its in zip(runtime.generate(n=11), other.generate(n=11), strict=True):
+        assert np.array_equal(mine.codes, its.codes)
+        assert mine.image.tobytes() == its.image.tobytes()
+
+
+def test_a_stream_yields_each_image_as_it_finishes(runtime: Runtime) -> None:
+    stream = runtime.stream(n=20)
+    first = next(stream)
+    assert sorted([first.index, *(sample.index for sample in stream)]) == list(range(20))
+
+
+def test_images_stop_by_themselves(tmp_path: Path) -> None:
+    runtime = fake_runtime(tmp_path, FakeBackend(settle))
+    assert [sample.steps for sample in runtime.generate(n=3, proportion=1.0)] == [3, 3, 3]
+    assert [sample.steps for sample in runtime.generate(n=3, proportion=1.0, min_steps=5)] == [5, 5, 5]
+
+
+def test_labels_by_name_by_id_and_by_chance(with_labels: Runtime) -> None:
+    by_name = with_labels.generate(n=3, label="ice")
+    by_id = with_labels.generate(n=3, label=np.int64(2))
+    assert [sample.label for sample in by_name] == ["ice"] * 3
+    assert all(np.array_equal(one.codes, two.codes) for one, two in zip(by_name, by_id, strict=True))
+    assert {sample.label for sample in with_labels.generate(n=30)} == set(LABELS)
+
+
+def test_a_drawn_label_is_the_images_own(with_labels: Runtime) -> None:
+    for sample in with_labels.generate(n=6):
+        (again,) = with_labels.generate(seed=sample.seed, label=sample.label)
+        assert np.array_equal(again.codes, sample.codes)
+
+
+def test_labels_without_weights_are_equally_likely(tmp_path: Path) -> None:
+    runtime = fake_runtime(tmp_path, labels=LABELS)
+    assert {sample.label for sample in runtime.generate(n=30)} == set(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n must be a whole number of at least 1, not 0"),
+        ({"n": 1.0}, "n must be"),
+        ({"n": True}, "n must be"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"seed": 2**64}, "seed must be"),
+        ({"seed": 2**64 - 1, "n": 2}, r"seed \+ n - 1 must be at most 2\*\*64 - 1"),
+        ({"seed": "7"}, "seed must be"),
+        ({"steps": 0}, "steps must be"),
+        ({"temperature": float("nan")}, "temperature must be a finite number of at least 0, not nan"),
+        ({"temperature": (1, -1)}, "temperature must be"),
+        ({"proportion": 0}, "proportion must be a finite number above 0 and at most 1, not 0"),
+        ({"min_steps": 7}, r"min_steps must be at most steps \(6\), not 7"),
+        ({"label": "ocean"}, "label must be left out: the bundle 'fake' has no labels"),
+        ({"guidance": 2.0}, "guidance must be left out: the bundle 'fake' has no labels"),
+    ],
+)
+def test_a_bad_argument_is_named_at_once(runtime: Runtime, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        runtime.stream(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("ocean", "label must be one of coast, desert, ice, not 'ocean'"),
+        (3, "label must be a whole number from 0 to 2"),
+    ],
+)
+def test_an_unknown_label_is_named(with_labels: Runtime, label: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        with_labels.stream(label=label)
+
+
+def test_an_unknown_setting_is_a_type_error(runtime: Runtime) -> None:
+    with pytest.raises(TypeError, match=r"temprature"):
+        runtime.generate(temprature=1.0)
+
+
+def test_too_many_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(QueueFullError):
+        fake_runtime(tmp_path, max_waiting=3).generate(n=4)
+
+
+def test_many_callers_at_once(runtime: Runtime) -> None:
+    alone = {seed: runtime.generate(seed=seed)[0].codes.tolist() for seed in range(20)}
+    together: dict[int, list[list[int]]] = {}
+
+    def ask(seed: int) -> None:
+        together[seed] = runtime.generate(seed=seed)[0].codes.tolist()
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in reversed(range(20))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+
+
+# Inpainting
+
+
+def test_inpainting_keeps_codes_and_pixels(runtime: Runtime) -> None:
+    pixels = runtime.decode(grids(1))[0]
+    pixels = np.asarray(Image.fromarray(pixels).resize((64, 48), Image.Resampling.NEAREST))
+    mask = np.zeros(pixels.shape[:2], bool)
+    mask[:20, :30] = True
+    samples = runtime.inpaint(Image.fromarray(pixels), mask, n=2, seed=5)
+    assert [sample.seed for sample in samples] == [5, 6]
+    for sample in samples:
+        assert sample.image.size == (64, 48)
+        assert np.array_equal(np.asarray(sample.image)[~mask], pixels[~mask])
+
+
+def test_inpainting_without_an_encoder_says_so(tmp_path: Path) -> None:
+    runtime = fake_runtime(tmp_path, holds=("denoiser", "decoder"))
+    with pytest.raises(BundleError, match=r"has no encoder graph"):
+        runtime.inpaint(np.zeros((6, 8, 3), np.uint8), np.ones((6, 8), bool))
+
+
+# The raw graphs
+
+
+def test_encode_and_decode_are_batched(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    runtime = fake_runtime(tmp_path, backend)
+    codes = grids(19)
+    images = runtime.decode(codes)
+    assert images.shape == (19, *IMAGE, 3)
+    assert images.dtype == np.uint8
+    assert np.array_equal(runtime.encode(images), codes)
+    assert backend.calls == [(graph, rows) for graph in ("decoder", "encoder") for rows in (8, 8, 3)]
+
+
+def test_denoise_is_one_step(runtime: Runtime) -> None:
+    codes, uniform = grids(3), np.random.default_rng(1).random((3, *GRID))
+    update = uniform > 0.5
+    new, proposal, confidence = runtime.denoise(codes, 0.5, uniform, update)
+    assert np.array_equal(new, np.where(update, proposal, codes))
+    assert (new.dtype, proposal.dtype, confidence.dtype) == (np.int32, np.int32, np.float32)
+    assert confidence.shape == (3, *GRID)
+    per_image, _, _ = runtime.denoise(codes, np.full(3, 0.5), uniform, update)
+    assert np.array_equal(per_image, new)
+
+
+def test_denoise_takes_one_label_or_one_for_each(with_labels: Runtime) -> None:
+    arguments = grids(2), 1.0, np.zeros((2, *GRID)), np.ones((2, *GRID), bool)
+    one = with_labels.denoise(*arguments, label="desert")[0]
+    each = with_labels.denoise(*arguments, label=["desert", 2], guidance=np.array([1.0, 1.5]))[0]
+    assert np.array_equal(one[0], each[0])
+    assert not np.array_equal(one[1], each[1])
+
+
+def test_logits(runtime: Runtime) -> None:
+    codes = grids(9)
+    logits = runtime.logits(codes)
+    assert logits.shape == (9, *GRID, VOCABULARY)
+    assert np.array_equal(logits.argmax(axis=-1), codes)
+
+
+GOOD: dict[str, Any] = {
+    "codes": np.zeros((2, *GRID), np.int32),
+    "temperature": 1.0,
+    "uniform": np.zeros((2, *GRID)),
+    "update": np.ones((2, *GRID), bool),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codes": np.full((2, *GRID), VOCABULARY)}, "codes must lie from 0 to 99, not 100"),
+        ({"codes": np.full((2, *GRID), -1)}, "codes must lie from 0 to 99, not -1"),
+        ({"codes": np.zeros((2, *GRID))}, r"codes must be an array of integers of shape \[N,3,4\], not float64"),
+        ({"codes": np.zeros(GRID, int)}, r"codes must be an array of integers of shape \[N,3,4\], not int64 \[3, 4\]"),
+        ({"codes": np.zeros((0, *GRID), int)}, r"codes must be .*\[0, 3, 4\]"),
+        ({"codes": [[1, 2], [3]]}, "codes must be an array"),
+        ({"temperature": -1.0}, "temperature must be a finite number of at least 0"),
+        ({"temperature": [1.0, float("nan")]}, "temperature must lie from 0 to .*, not nan"),
+        ({"temperature": [[1.0], [1.0, 2.0]]}, "temperature must be an array"),
+        ({"temperature": np.array(1.0)}, "temperature must be a finite number"),
+        ({"temperature": "1"}, "temperature must be a finite number"),
+        ({"temperature": [1.0] * 3}, r"temperature must be an array of numbers of shape \[2\]"),
+        ({"uniform": np.full((2, *GRID), 1.5)}, "uniform must lie from 0 to 1, not 1.5"),
+        ({"uniform": np.zeros((1, *GRID))}, r"uniform must be .* of shape \[2,3,4\]"),
+        ({"update": np.ones((2, *GRID), int)}, "update must be an array of truth values"),
+        ({"label": 0}, "label must be left out"),
+        ({"guidance": 2.0}, "guidance must be left out"),
+    ],
+)
+def test_denoise_names_a_bad_argument(runtime: Runtime, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        runtime.denoise(**{**GOOD, **changes})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "label must be given: one of coast, desert, ice"),
+        ({"label": ["ice"]}, "label must be one, or one for each of 2 rows, not 1"),
+        ({"label": ["ice", "ocean"]}, "label must be one of coast, desert, ice, not 'ocean'"),
+        ({"label": "ice", "guidance": [1.0]}, r"guidance must be an array of numbers of shape \[2\]"),
+    ],
+)
+def test_denoise_names_a_bad_label(with_labels: Runtime, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        with_labels.denoise(**{**GOOD, **changes})
+
+
+def test_encode_names_bad_images(runtime: Runtime) -> None:
+    with pytest.raises(InputError, match=r"^images must be an array of integers of shape \[N,6,8,3\], not uint8"):
+        runtime.encode(np.zeros((1, 8, 6, 3), np.uint8))
+    with pytest.raises(InputError, match=r"^images must be an array of integers .* not float32"):
+        runtime.encode(np.zeros((1, *IMAGE, 3), np.float32))
+    with pytest.raises(InputError, match=r"^images must lie from 0 to 255, not 256"):
+        runtime.encode(np.full((1, *IMAGE, 3), 256))
+
+
+# Bundles that hold a part, and variants
+
+
+@pytest.mark.parametrize(
+    ("held", "call", "missing"),
+    [
+        (("encoder", "decoder"), lambda runtime: runtime.generate(), "denoiser"),
+        (("denoiser",), lambda runtime: runtime.generate(), "decoder"),
+        (("denoiser",), lambda runtime: runtime.decode(grids(1)), "decoder"),
+        (("denoiser",), lambda runtime: runtime.encode(np.zeros((1, 6, 8, 3), np.uint8)), "encoder"),
+        (("denoiser",), lambda runtime: runtime.logits(grids(1)), "logits"),
+        (("decoder",), lambda runtime: runtime.denoise(**GOOD), "denoiser"),
+    ],
+)
+def test_what_a_bundle_lacks_is_named(tmp_path: Path, held: tuple[str, ...], call: Any, missing: str) -> None:
+    runtime = fake_runtime(tmp_path, holds=held, image_size=None if held == ("denoiser",) else IMAGE)
+    with pytest.raises(BundleError, match=f"bundle 'fake' has no {missing} graph"):
+        call(runtime)
+
+
+def test_a_variant_is_the_denoisers_and_the_others_where_they_have_it(tmp_path: Path) -> None:
+    graphs = {"denoiser": {"int8": entry("denoiser"), "fp32": entry("denoiser")}, "decoder": {"fp32": entry("decoder")}}
+    assert fake_runtime(tmp_path, graphs=graphs).variant == "fp32"
+    runtime = fake_runtime(tmp_path, graphs=graphs, variant="int8")
+    assert runtime.variant == "int8"
+    assert len(runtime.generate(n=2)) == 2
+    with pytest.raises(BundleError, match=r"denoiser has no variant 'fp16' \(it has int8, fp32\)"):
+        fake_runtime(tmp_path, graphs=graphs, variant="fp16")
+
+
+def test_a_variant_that_the_backend_cannot_run_is_refused(tmp_path: Path) -> None:
+    graphs = {"denoiser": {"fp16": entry("denoiser", "cuda", "fake"), "fp8": entry("denoiser", "fake")}}
+    assert fake_runtime(tmp_path, graphs=graphs).variant == "fp8"
+    with pytest.raises(BackendError, match=r"^the backend 'fake' does not provide cuda, which the variant fp16 of"):
+        fake_runtime(tmp_path, graphs=graphs, variant="fp16")
+
+
+# Failing and closing
+
+
+def test_an_altered_graph_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    runtime = fake_runtime(tmp_path)
+    (tmp_path / "decoder.onnx").write_text("altered")
+    with pytest.raises(BundleError, match=r"decoder\.onnx is damaged or was altered"):
+        runtime.stream()
+
+
+def test_a_failing_backend_is_a_backend_error(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    runtime = fake_runtime(tmp_path, backend)
+
+    def fail(graph: str) -> None:
+        raise BackendError(f"fake: {graph} failed: out of memory")
+
+    backend.before_run = fail
+    with pytest.raises(BackendError, match=r"^fake: denoiser failed: out of memory$"):
+        runtime.generate(n=20)
+    backend.before_run = lambda graph: None
+    assert len(runtime.generate(n=20)) == 20
+
+
+def test_a_graph_that_belies_its_manifest_is_refused(tmp_path: Path) -> None:
+    runtime = fake_runtime(tmp_path, vocabulary=50)
+    with pytest.raises(BundleError, match=r"the output logits of logits is float32 \[1, 12, 100\]"):
+        runtime.logits(grids(1) % 50)
+
+
+def test_a_closed_runtime_says_so(tmp_path: Path) -> None:
+    with fake_runtime(tmp_path) as runtime:
+        runtime.generate()
+    for call in (runtime.generate, lambda: runtime.decode(grids(1)), lambda: runtime.denoise(**GOOD)):
+        with pytest.raises(SundaeError, match=r"^the runtime is closed$"):
+            call()
+    runtime.close()
+
+
+INTERRUPTED = """
+import os, signal, sys
+from pathlib import Path
+from fakes import FakeBackend, fake_runtime
+
+backend, steps = FakeBackend(), []
+def interrupt(graph):
+    steps.append(graph)
+    if len(steps) == 20:
+        os.kill(os.getpid(), signal.SIGINT)
+backend.before_run = interrupt
+runtime = fake_runtime(Path(sys.argv[1]), backend)
+try:
+    runtime.generate(n=4000, steps=1000)
+except KeyboardInterrupt:
+    print("interrupted")
+    raise
+"""
+
+
+def test_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    assert done.stdout == "interrupted\n"
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+    assert "Exception ignored" not in done.stderr
+
+
+# Loading
+
+
+def test_load_refuses_what_is_out_of_range(tmp_path: Path) -> None:
+    fake_runtime(tmp_path)
+    with pytest.raises(InputError, match=r"^threads must be a whole number from 1"):
+        sundae_rt.load(tmp_path, threads=0)
+    with pytest.raises(InputError, match=r"^batch_size must be"):
+        sundae_rt.load(tmp_path, backend="cpu", batch_size=0)
+    with pytest.raises(InputError, match=r"^max_waiting must be"):
+        sundae_rt.load(tmp_path, backend="cpu", max_waiting=0)
+    with pytest.raises(InputError, match=r"^backend must be one of auto, cuda, cpu, not 'gpu'"):
+        sundae_rt.load(tmp_path, backend="gpu")
+    with pytest.raises(BundleError, match=r"no bundle 'nowhere'"):
+        sundae_rt.load("nowhere")
+
+
+def test_auto_says_what_it_picked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fake_runtime(tmp_path)
+    with caplog.at_level(logging.INFO, "sundae_rt"), sundae_rt.load(tmp_path) as runtime:
+        assert runtime.backend in {"cuda", "cpu"}
+    assert f"auto picked the backend {runtime.backend}" in caplog.text

@@ -1,0 +1,94 @@
+"""The prior's architecture: sizes as published, patches in two dimensions, rotary embeddings that know the axes."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from sundae_rt.errors import InputError  # noqa: E402
+from sundae_rt.training.prior.hourglass import (  # noqa: E402
+    HourglassConfig,
+    HourglassPrior,
+    rotary_tables,
+    rotate,
+)
+
+
+def count(config):
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in HourglassPrior(config).parameters())
+
+
+def toy(**changes):
+    values = {"vocabulary": 11, "latent_grid": (8, 4), "depth": (1, 1, 1), "dims": (16, 24), "heads": (1, 2)}
+    return HourglassConfig(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (HourglassConfig(1024, (16, 16), (2, 10, 2)), 178_429_952),
+        (HourglassConfig(1024, (16, 16), (3, 10, 3)), 199_421_952),
+        (HourglassConfig(8192, (32, 32), (2, 10, 2), (2048,)), 671_438_848),
+        (HourglassConfig(1024, (16, 16), (2, 16, 2), (2048,), (12,), labels=1000), 916_872_192),
+    ],
+)
+def test_it_has_as_many_parameters_as_the_published_models(config, parameters):
+    assert count(config) == parameters
+
+
+def test_logits_cover_every_place_of_a_grid_that_is_no_square():
+    assert HourglassPrior(toy())(torch.zeros(3, 32, dtype=torch.long)).shape == (3, 32, 11)
+
+
+def test_every_place_sees_every_other_since_there_is_no_causal_mask():
+    prior = HourglassPrior(toy()).eval()
+    codes = torch.zeros(1, 32, dtype=torch.long)
+    before = prior(codes)
+    codes[0, 31] = 5
+    assert ((prior(codes) - before).abs().amax(-1) > 0).all()
+
+
+def test_patches_are_squares_of_the_grid_and_come_back_in_place():
+    hourglass = HourglassPrior(toy()).hourglass
+    places = torch.arange(32.0).view(1, 32, 1)
+    patches = hourglass._to_patches(places)
+    assert patches[0, 0, :, 0].tolist() == [0, 1, 4, 5]
+    assert patches[0, 3, :, 0].tolist() == [10, 11, 14, 15]
+    assert torch.equal(hourglass._from_patches(patches), places)
+
+
+def test_rotary_scores_depend_on_distance_along_each_axis_alone():
+    tables = rotary_tables((6, 6))
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 1, 1, 1, 64).expand(2, 1, 1, 36, 64)
+    scores = (rotate(query, tables) @ rotate(key, tables).transpose(-1, -2))[0, 0].view(6, 6, 6, 6)
+    assert torch.allclose(scores[0, 0, 2, 3], scores[3, 2, 5, 5], atol=1e-4)
+    assert not torch.allclose(scores[0, 0, 2, 3], scores[0, 0, 3, 2], atol=1e-2)
+
+
+def test_hourglasses_nest():
+    config = toy(latent_grid=(8, 8), depth=(1, (1, 1, 1), 1), dims=(8, 16, 24), heads=(1, 1, 2))
+    assert HourglassPrior(config)(torch.zeros(1, 64, dtype=torch.long)).shape == (1, 64, 11)
+
+
+def test_labels_change_the_logits_and_the_null_label_is_one_more():
+    prior = HourglassPrior(toy(labels=3, null_label=True)).eval()
+    codes = torch.zeros(4, 32, dtype=torch.long)
+    logits = prior(codes, torch.tensor([0, 1, 2, 3]))
+    assert len({tuple(row.tolist()) for row in logits[:, 0]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shorten": 5}, "shorten is 5"),
+        ({"latent_grid": (7, 8)}, "does not divide by 2"),
+        ({"heads": (0,)}, "heads"),
+        ({"vocabulary": 1}, "vocabulary is 1"),
+        ({"null_label": True}, "null_label needs labels"),
+        ({"depth": (1, (1, 1), 1)}, "no triple"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused_by_name(changes, words):
+    with pytest.raises(InputError, match=words):
+        toy(**changes)

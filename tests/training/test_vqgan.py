@@ -1,0 +1,102 @@
+"""The VQ-GAN: names and padding as published, a quantiser that finds the nearest code, a codebook that lives."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from sundae_rt.training.vqgan.losses import PatchDiscriminator, adaptive_weight, hinge_loss  # noqa: E402
+from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model, to_pixels  # noqa: E402
+from sundae_rt.training.vqgan.quantiser import CodebookFollower, VectorQuantiser, perplexity  # noqa: E402
+
+
+def toy(**changes):
+    values = {"image_size": 16, "channels": 8, "multipliers": (1, 2), "latent_channels": 4, "code_dim": 3}
+    return VQGANConfig(**(values | {"codebook_size": 10, "norm_groups": 4} | changes))
+
+
+def test_weights_are_named_as_in_taming_transformers():
+    names = set(VQGAN(toy(attention_resolutions=(8,))).state_dict())
+    assert {
+        "encoder.conv_in.weight",
+        "encoder.down.0.block.0.norm1.weight",
+        "encoder.down.0.downsample.conv.weight",
+        "encoder.down.1.block.0.nin_shortcut.weight",
+        "encoder.down.1.attn.0.proj_out.weight",
+        "encoder.mid.block_1.conv1.weight",
+        "encoder.mid.attn_1.q.weight",
+        "encoder.norm_out.weight",
+        "quant_conv.weight",
+        "quantize.embedding.weight",
+        "post_quant_conv.weight",
+        "decoder.up.1.upsample.conv.weight",
+        "decoder.up.0.block.1.conv2.weight",
+        "decoder.conv_out.weight",
+    } <= names
+    assert "decoder.up.0.upsample.conv.weight" not in names
+
+
+def test_images_become_grids_of_codes_and_images_again():
+    model = VQGAN(toy()).eval()
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    codes = model.encode(images)
+    reconstruction, quantised = model(images)
+    assert codes.shape == (2, 8, 8)
+    assert torch.equal(quantised.codes, codes)
+    assert torch.allclose(model.decode(codes), reconstruction, atol=1e-5)
+
+
+@pytest.mark.parametrize("unit_norm", [False, True])
+def test_the_quantiser_finds_the_nearest_code(unit_norm):
+    torch.manual_seed(0)
+    quantiser = VectorQuantiser(10, 3, unit_norm)
+    torch.nn.init.normal_(quantiser.embedding.weight)
+    latents = torch.randn(2, 3, 4, 5)
+    rows = latents.permute(0, 2, 3, 1).reshape(-1, 3)
+    if unit_norm:
+        rows = torch.nn.functional.normalize(rows, dim=1)
+    nearest = torch.cdist(rows, quantiser.vectors()).argmin(1).view(2, 4, 5)
+    assert torch.equal(quantiser.nearest(latents), nearest)
+
+
+def test_gradient_passes_the_quantiser_straight_through():
+    latents = torch.randn(1, 3, 2, 2, requires_grad=True)
+    VectorQuantiser(10, 3, False)(latents).latents.sum().backward()
+    assert torch.equal(latents.grad, torch.ones_like(latents))
+
+
+def test_codes_follow_their_latents_and_dead_ones_are_revived():
+    torch.manual_seed(0)
+    quantiser = VectorQuantiser(4, 2, False)
+    follower = CodebookFollower(quantiser, decay=0.5)
+    rows = torch.randn(64, 2) + 5
+    assert follower.update(quantiser, rows, torch.zeros(64, dtype=torch.long)) == 3
+    assert quantiser.vectors().mean() > 3
+    for _ in range(12):
+        codes = quantiser._nearest_row(rows)
+        follower.update(quantiser, rows, codes)
+    assert len(codes.unique()) == 4
+
+
+def test_perplexity_counts_the_codes_in_even_use():
+    assert perplexity(torch.tensor([5, 5, 5, 5, 0])) == pytest.approx(4)
+    assert perplexity(torch.tensor([9, 0, 0])) == pytest.approx(1)
+
+
+def test_pixels_survive_the_way_into_the_model_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    assert torch.equal(to_pixels(to_model(pixels)), pixels)
+
+
+def test_hinge_loss_is_zero_only_beyond_the_margin():
+    assert hinge_loss(torch.tensor([1.5]), torch.tensor([-1.5])) == 0
+    assert hinge_loss(torch.tensor([0.0]), torch.tensor([0.0])) == 1
+
+
+def test_the_discriminator_judges_patches_and_sees_the_high_pass():
+    assert PatchDiscriminator(8, 2, high_pass=True)(torch.zeros(2, 3, 32, 32)).shape[:2] == (2, 1)
+
+
+def test_the_adversary_pulls_as_hard_as_the_reconstruction_at_the_last_layer():
+    layer = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    weight = adaptive_weight((3 * layer).sum(), (0.5 * layer).sum(), layer)
+    assert float(weight) == pytest.approx(6, rel=1e-3)

@@ -1,0 +1,80 @@
+"""Configuration: small toml presets read into frozen dataclasses that refuse typos."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from importlib import resources
+from typing import Any, TypeVar
+
+from sundae_rt.errors import InputError
+
+T = TypeVar("T")
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship."""
+    folder = resources.files("sundae_rt.training.presets")
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def read_preset(name: str, section: str) -> dict[str, Any]:
+    """One section (``vqgan``, ``prior``) of a shipped preset, as plain values.
+
+    Raises:
+        InputError: no such preset, or it has no such section.
+    """
+    if name not in preset_names():
+        raise InputError(f"unknown preset {name!r}: choose one of {', '.join(preset_names())}")
+    text = (resources.files("sundae_rt.training.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    preset = tomllib.loads(text)
+    if section not in preset:
+        raise InputError(f"preset {name!r} has no [{section}] section")
+    return preset[section]
+
+
+def about(name: str) -> dict[str, str]:
+    """A preset's ``[about]`` section: data, licence and recipe, carried on into checkpoint and manifest."""
+    text = (resources.files("sundae_rt.training.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    return dict(tomllib.loads(text).get("about", {}))
+
+
+def build(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """Makes the dataclass ``cls`` from plain values; lists become tuples, at any depth.
+
+    Raises:
+        InputError: an unknown or missing key, or a value of the wrong type, named together with ``where``.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise InputError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(fields)}")
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            raise InputError(f"{where}: {name} = {value!r} is not a {hints[name]}")
+    try:
+        return cls(**{name: _tuples(value) for name, value in values.items()})
+    except TypeError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is tuple or hint is tuple:
+        return isinstance(value, list | tuple)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if isinstance(hint, type) else True

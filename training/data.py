@@ -1,0 +1,102 @@
+"""Folders of images, and batches of them that depend on the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sundae_rt.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class ImageFolder(Dataset[Tensor]):
+    """All images under a folder, in the order of their names, at one size.
+
+    Subfolders, where there are any, are the labels. An image of another size is scaled by its shorter side and cut
+    from the middle. Items are uint8 ``[H, W, 3]``; item ``(index, turn)`` is turned and mirrored, ``turn`` 0 to 7.
+
+    Raises:
+        InputError: the folder is missing, holds no image, or mixes labelled with unlabelled images.
+    """
+
+    def __init__(self, folder: Path, image_size: int) -> None:
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder} of images")
+        self.files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not self.files:
+            raise InputError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
+        self.image_size = image_size
+        parents = [path.relative_to(folder).parts[:-1] for path in self.files]
+        if any(parents) and not all(parents):
+            loose = self.files[parents.index(())]
+            raise InputError(f"{folder} has images both in label folders and outside them, such as {loose.name}")
+        names = [parts[0] for parts in parents if parts]
+        self.labels = sorted(set(names)) or None
+        self.label_ids = [self.labels.index(name) for name in names] if self.labels else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Tensor:
+        index, turn = key if isinstance(key, tuple) else (key, 0)
+        pixels = torch.from_numpy(self._read(self.files[index]))
+        if turn % 2:
+            pixels = pixels.flip(1)
+        return pixels.rot90(turn // 2, (0, 1)).contiguous()
+
+    def _read(self, file: Path) -> np.ndarray:
+        try:
+            with Image.open(file) as image:
+                rgb = image.convert("RGB")
+        except (OSError, Image.DecompressionBombError) as error:
+            raise InputError(f"cannot read the image {file}: {error}") from error
+        side = self.image_size
+        if rgb.size != (side, side):
+            scale = side / min(rgb.size)
+            rgb = rgb.resize(
+                (max(side, round(rgb.width * scale)), max(side, round(rgb.height * scale))), Image.Resampling.LANCZOS
+            )
+            left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+            rgb = rgb.crop((left, top, left + side, top + side))
+        return np.array(rgb)
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """The batches of steps ``start`` to ``end``: epoch by epoch, each in an order drawn from seed and epoch.
+
+    With ``turns`` every item comes with one of the eight flips and quarter turns. Of several processes each takes its
+    own part of every batch. Step n's batch is the same whether the run began at 0 or was resumed.
+    """
+
+    def __init__(
+        self, length: int, batch: int, start: int, end: int, seed: int, turns: bool, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.length, self.batch, self.start, self.end = length, batch, start, end
+        self.seed, self.turns, self.rank, self.ranks = seed, turns, rank, ranks
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, order_epoch = np.empty(0, np.int64), -1
+        for step in range(self.start, self.end):
+            items: list[tuple[int, int]] = []
+            for position in range(step * self.batch, (step + 1) * self.batch):
+                epoch, offset = divmod(position, self.length)
+                if epoch != order_epoch:
+                    order, order_epoch = np.random.default_rng([self.seed, epoch]).permutation(self.length), epoch
+                turn = int(np.random.default_rng([self.seed, position, 1]).integers(8)) if self.turns else 0
+                items.append((int(order[offset]), turn))
+            yield items[self.rank :: self.ranks]
+
+
+def batches(dataset: Dataset[Tensor], sampler: StepSampler, workers: int = 0) -> DataLoader[Tensor]:
+    """A loader over a :class:`StepSampler`."""
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0)

@@ -1,0 +1,175 @@
+"""The latent dataset: a folder of images to one file of code grids (equation 1 of the paper)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sundae_rt.errors import InputError
+from sundae_rt.files import replacing
+from sundae_rt.training import checkpoint, config
+from sundae_rt.training.data import ImageFolder
+from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model
+
+CODES_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LatentDataset:
+    """Code grids of a set of images.
+
+    ``codes``: int32 ``[N, h, w]``; ``vocabulary``: how many codes there are; ``labels``: names, or None;
+    ``label_ids``: int32 ``[N]``, or None; ``vqgan_file``: the VQ-GAN's path relative to the dataset's folder, or None
+    where a bundle encoded it; ``codes_sha256``: hash of the tensors that decide the codes.
+    """
+
+    codes: Tensor
+    vocabulary: int
+    labels: tuple[str, ...] | None
+    label_ids: Tensor | None
+    vqgan_file: str | None
+    codes_sha256: str
+
+    @property
+    def label_weights(self) -> tuple[float, ...] | None:
+        """The share of each label in the data."""
+        if self.labels is None or self.label_ids is None:
+            return None
+        counts = torch.bincount(self.label_ids.long(), minlength=len(self.labels)).double()
+        return tuple((counts / counts.sum()).tolist())
+
+
+def load_vqgan(path: Path) -> VQGAN:
+    """The VQ-GAN of a checkpoint, in evaluation mode.
+
+    Raises:
+        InputError: no such checkpoint, or weights that its config does not describe.
+    """
+    values = checkpoint.load(path, "vqgan")
+    model = VQGAN(config.build(VQGANConfig, values["config"], f"{path}: config"))
+    checkpoint.load_weights(model, values["weights"], str(path))
+    return model.eval()
+
+
+def write(path: Path, dataset: LatentDataset) -> None:
+    """Writes a dataset as safetensors, whole or not at all."""
+    tensors = {"codes": dataset.codes.contiguous()}
+    if dataset.label_ids is not None:
+        tensors["labels"] = dataset.label_ids
+    about = {
+        "format": CODES_FORMAT,
+        "vocabulary": dataset.vocabulary,
+        "labels": dataset.labels,
+        "vqgan_file": dataset.vqgan_file,
+        "codes_sha256": dataset.codes_sha256,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"sundae-rt": json.dumps(about)})
+
+
+def read(path: Path) -> LatentDataset:
+    """Reads what :func:`write` wrote.
+
+    Raises:
+        InputError: missing, not such a file, or codes outside the vocabulary.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["sundae-rt"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        labels = tuple(about["labels"]) if about["labels"] else None
+        dataset = LatentDataset(
+            tensors["codes"],
+            int(about["vocabulary"]),
+            labels,
+            tensors.get("labels"),
+            about["vqgan_file"],
+            about["codes_sha256"],
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file of codes {path}") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no file of codes that `sundae-rt encode` wrote: {error}") from error
+    codes = dataset.codes
+    if codes.ndim != 3 or not codes.numel() or int(codes.min()) < 0 or int(codes.max()) >= dataset.vocabulary:
+        raise InputError(f"{path}: codes must be [N, h, w] within 0..{dataset.vocabulary - 1}")
+    if (dataset.labels is None) != (dataset.label_ids is None):
+        raise InputError(f"{path}: labels and their names must come together")
+    return dataset
+
+
+def encode_folder(
+    data: Path,
+    out: Path,
+    *,
+    vqgan: Path | None = None,
+    bundle: str | Path | None = None,
+    batch_size: int = 16,
+    say: Callable[[str], None] = print,
+) -> LatentDataset:
+    """Encodes every image under ``data`` with a VQ-GAN checkpoint or a bundle's encoder, and writes ``out``.
+
+    Raises:
+        InputError: no images, unreadable images, not exactly one encoder.
+    """
+    if (vqgan is None) == (bundle is None):
+        raise InputError("name either a VQ-GAN checkpoint or a bundle to encode with")
+    if vqgan is not None:
+        model = load_vqgan(vqgan)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(device)
+        sizes = model.config
+        images = ImageFolder(data, sizes.image_size)
+
+        @torch.no_grad()
+        def encode(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+            return model.encode(to_model(torch.from_numpy(pixels).to(device))).cpu().numpy().astype(np.int32)
+
+        about = (
+            sizes.codebook_size,
+            os.path.relpath(vqgan.resolve(), out.resolve().parent),
+            checkpoint.tensor_hash(model.codes_parameters()),
+        )
+        codes = _encode_all(images, encode, batch_size)
+    else:
+        import sundae_rt
+
+        with sundae_rt.load(bundle) as runtime:
+            manifest = runtime.manifest
+            provenance = manifest.provenance.get("vqgan", {})
+            if manifest.image_size is None or "codes_sha256" not in provenance:
+                raise InputError(f"bundle {bundle} has no encoder that a prior could name: encode with --vqgan")
+            images = ImageFolder(data, manifest.image_size[0])
+            codes = _encode_all(images, runtime.encode, batch_size)
+            about = (manifest.vocabulary, None, provenance["codes_sha256"])
+    labels = tuple(images.labels) if images.labels else None
+    label_ids = torch.tensor(images.label_ids, dtype=torch.int32) if images.label_ids is not None else None
+    dataset = LatentDataset(torch.from_numpy(codes), about[0], labels, label_ids, about[1], about[2])
+    write(out, dataset)
+    used = len(np.unique(codes))
+    say(f"wrote {out}: {len(codes)} grids of {codes.shape[1]}x{codes.shape[2]}, {used} of {about[0]} codes used")
+    return dataset
+
+
+def _encode_all(
+    images: ImageFolder, encode: Callable[[NDArray[np.uint8]], NDArray[np.int32]], batch_size: int
+) -> NDArray[np.int32]:
+    import click
+
+    grids: list[NDArray[np.int32]] = []
+    with click.progressbar(range(0, len(images), batch_size), label="encoding") as starts:
+        for start in starts:
+            batch = [images[index].numpy() for index in range(start, min(start + batch_size, len(images)))]
+            grids.append(encode(np.stack(batch)))
+    return np.concatenate(grids)

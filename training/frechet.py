@@ -1,0 +1,39 @@
+"""Fréchet distance between two sets of pictures, over the features of EfficientNet-Lite0.
+
+This is not the Inception FID of the literature: another network, another scale. Its numbers compare with one another
+only, and only for equal counts of pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sundae_rt.training.features import EfficientNetLite0
+from sundae_rt.training.vqgan.model import to_model
+
+
+@torch.no_grad()
+def features_of(network: EfficientNetLite0, batches: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Pooled features, float64 ``[N, 1280]``, of batches of uint8 ``[B, H, W, 3]``."""
+    return np.concatenate([network.pooled(to_model(torch.from_numpy(batch))).double().numpy() for batch in batches])
+
+
+def frechet_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), of features ``[N, D]`` and ``[M, D]`` (Heusel et al. 2017)."""
+    covariances = [np.cov(features, rowvar=False) for features in (first, second)]
+    values, vectors = np.linalg.eigh(covariances[0])
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    # S1 S2 has the eigenvalues of the symmetric S1^(1/2) S2 S1^(1/2), whose roots are safe to take.
+    cross = np.sqrt(np.linalg.eigvalsh(root @ covariances[1] @ root).clip(0)).sum()
+    shift = np.square(first.mean(0) - second.mean(0)).sum()
+    return float(shift + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross)
+
+
+def nearest_distances(features: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosine distance, 0 to 2, of each row of ``[N, D]`` to its nearest row of ``[M, D]``."""
+    first, second = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (features, reference))
+    return 1 - (first @ second.T).max(1)

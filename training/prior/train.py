@@ -1,0 +1,267 @@
+"""Trains the prior on a latent dataset by step-unrolled denoising."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sundae_rt.errors import InputError
+from sundae_rt.training import checkpoint, config, encoding, loop
+from sundae_rt.training.data import StepSampler, batches
+from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior
+from sundae_rt.training.prior.sundae import SundaeLoss, sample
+from sundae_rt.training.vqgan.model import VQGAN, to_pixels
+
+
+@dataclass(frozen=True, slots=True)
+class PriorTraining:
+    """How a prior is trained.
+
+    ``unroll_steps`` is k of the loss; before step ``unroll_start`` only one step is taken, at half the price.
+    ``label_dropout`` is the share of images whose label is hidden, for classifier-free guidance.
+    """
+
+    steps: int = 100_000
+    batch_size: int = 32
+    learning_rate: float = 3e-4
+    warmup: int = 1_000
+    anneal: bool = True
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    unroll_steps: int = 2
+    unroll_start: int = 0
+    label_dropout: float = 0.0
+    save_every: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultSchedule:
+    """The sampling settings that a bundle of this prior starts from; see the runtime's ``Schedule``."""
+
+    steps: int = 100
+    temperature: tuple[float, float] = (1.0, 1.0)
+    proportion: tuple[float, float] = (0.5, 0.5)
+    min_steps: int = 10
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PriorPreset:
+    """A preset's ``[prior]`` section, read and checked."""
+
+    sizes: HourglassConfig
+    training: PriorTraining
+    schedule: DefaultSchedule
+
+
+def read_config(preset: str, dataset: encoding.LatentDataset | None = None) -> PriorPreset:
+    """Sizes, training and default schedule of a shipped preset.
+
+    With a dataset, its vocabulary, latent grid and number of labels must be the preset's.
+
+    Raises:
+        InputError: the two differ; both sides are named.
+    """
+    values = config.read_preset(preset, "prior")
+    where = f"preset {preset!r} [prior]"
+    training = config.build(PriorTraining, values.pop("training", {}), f"{where[:-1]}.training]")
+    schedule = config.build(DefaultSchedule, values.pop("schedule", {}), f"{where[:-1]}.schedule]")
+    sizes = config.build(HourglassConfig, values, where)
+    if dataset is not None:
+        labels = len(dataset.labels or ())
+        for name, wanted, found in (
+            ("vocabulary", sizes.vocabulary, dataset.vocabulary),
+            ("latent_grid", sizes.latent_grid, tuple(dataset.codes.shape[1:])),
+            ("labels", sizes.labels, labels),
+        ):
+            if wanted != found:
+                raise InputError(f"{where} has {name} {wanted}, the codes have {found}")
+    if training.label_dropout and not sizes.null_label:
+        raise InputError(f"{where}: label_dropout needs null_label = true")
+    return PriorPreset(sizes, training, schedule)
+
+
+class _Grids(Dataset[dict[str, Tensor]]):
+    """Code grids one by one, as sequences; the turn of :class:`StepSampler` is not applied to codes."""
+
+    def __init__(self, dataset: encoding.LatentDataset) -> None:
+        self.codes = dataset.codes.flatten(1).long()
+        self.labels = dataset.label_ids.long() if dataset.label_ids is not None else None
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        item = {"codes": self.codes[key[0]]}
+        return item if self.labels is None else item | {"label": self.labels[key[0]]}
+
+
+class PriorTrainer:
+    """Prior, optimiser and average of one run, and the step that moves them."""
+
+    def __init__(self, sizes: HourglassConfig, how: PriorTraining, accelerator: Accelerator) -> None:
+        self.how, self.accelerator = how, accelerator
+        self.prior = HourglassPrior(sizes).to(accelerator.device)
+        self.ema = loop.EMA(self.prior.named_parameters(), how.ema_decay)
+        decayed = [parameter for parameter in self.prior.parameters() if parameter.ndim > 1]
+        others = [parameter for parameter in self.prior.parameters() if parameter.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, how.learning_rate, (0.9, 0.98))
+        self.objective = accelerator.prepare(SundaeLoss(self.prior, how.label_dropout))
+
+    def step(self, codes: Tensor, labels: Tensor | None, step: int) -> dict[str, float]:
+        """One update on int64 ``[B, T]`` codes; returns this step's figures."""
+        how = self.how
+        rate = loop.learning_rate(step, 0, how.steps, how.learning_rate, how.warmup, how.anneal)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            result = self.objective(
+                codes.to(device),
+                labels.to(device) if labels is not None else None,
+                how.unroll_steps if step >= how.unroll_start else 1,
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(result.loss)
+        self.accelerator.clip_grad_norm_(self.prior.parameters(), how.gradient_clip)
+        self.optimiser.step()
+        self.ema.update(self.prior, step)
+        return {"loss": float(result.loss.detach()), "accuracy": float(result.accuracy)}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """All that resuming needs, as tensors and plain values."""
+        return {
+            "step": step,
+            "prior": self.prior.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.ema.average,
+        }
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """Takes up a :meth:`state`; returns its step."""
+        self.prior.load_state_dict(state["prior"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for name, tensor in state["average"].items():
+            self.ema.average[name].copy_(tensor)
+        return int(state["step"])
+
+
+def train(
+    codes: Path,
+    out: Path,
+    *,
+    preset: str,
+    steps: int | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Trains on a file of codes and writes ``prior.pt``, a log and sample sheets into ``out``.
+
+    The VQ-GAN that made the codes is copied beside the prior, so that export finds it there. ``steps`` replaces the
+    preset's number of steps, over which the learning rate anneals. ``resume`` goes on from ``out``'s checkpoint
+    exactly.
+
+    Raises:
+        InputError: bad codes, a preset of other sizes, or nothing to resume from.
+    """
+    dataset = encoding.read(codes)
+    wanted = read_config(preset, dataset)
+    how = wanted.training if steps is None else dataclasses.replace(wanted.training, steps=steps)
+    path = out / "prior.pt"
+    if resume and not checkpoint.resume_path(path).exists():
+        raise InputError(f"nothing to resume: {checkpoint.resume_path(path)} does not exist")
+    if path.exists() and not resume:
+        raise InputError(f"{path} exists: name another folder, or go on with --resume")
+    out.mkdir(parents=True, exist_ok=True)
+
+    accelerator = loop.make_accelerator()
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    vqgan = _vqgan_beside(codes, out, dataset) if rank == 0 else None
+    loop.seed_step(seed, -1)
+    trainer = PriorTrainer(wanted.sizes, how, accelerator)
+    start = trainer.restore(checkpoint.read(checkpoint.resume_path(path))) if resume else 0
+    sampler = StepSampler(len(dataset.codes), how.batch_size, start, how.steps, seed, False, rank, ranks)
+    progress = loop.Progress(how.steps, start, how.batch_size, out / "prior.log", quiet=rank > 0)
+    trainer.prior.train()
+    for step, batch in enumerate(batches(_Grids(dataset), sampler), start):
+        loop.seed_step(seed, step, rank)
+        progress.update(trainer.step(batch["codes"], batch.get("label"), step))
+        if rank == 0 and ((step + 1) % how.save_every == 0 or step + 1 == how.steps):
+            _save(path, trainer, step + 1, wanted, dataset, preset, seed)
+            if vqgan is not None:
+                _sheet(out / "prior-samples.png", trainer, vqgan, wanted.schedule)
+    say(f"wrote {path}")
+    return path
+
+
+def _vqgan_beside(codes: Path, out: Path, dataset: encoding.LatentDataset) -> VQGAN | None:
+    """Copies the VQ-GAN that the codes name into ``out`` and opens it; None where it is not to be found."""
+    beside = out / "vqgan.pt"
+    if not beside.exists() and dataset.vqgan_file is not None:
+        source = codes.parent / dataset.vqgan_file
+        if source.exists():
+            shutil.copyfile(source, beside)
+    if not beside.exists():
+        return None
+    vqgan = encoding.load_vqgan(beside)
+    if checkpoint.tensor_hash(vqgan.codes_parameters()) != dataset.codes_sha256:
+        raise InputError(f"{beside} is not the VQ-GAN that made {codes}: its codes would mean other pictures")
+    return vqgan
+
+
+def _save(
+    path: Path,
+    trainer: PriorTrainer,
+    step: int,
+    preset: PriorPreset,
+    dataset: encoding.LatentDataset,
+    name: str,
+    seed: int,
+) -> None:
+    checkpoint.save(checkpoint.resume_path(path), trainer.state(step))
+    values = {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "kind": "prior",
+        "config": dataclasses.asdict(preset.sizes),
+        "weights": trainer.ema.weights(trainer.prior),
+        "labels": list(dataset.labels) if dataset.labels else None,
+        "label_weights": list(dataset.label_weights) if dataset.label_weights else None,
+        "schedule": dataclasses.asdict(preset.schedule),
+        "vqgan": {"file": "vqgan.pt", "codes_sha256": dataset.codes_sha256},
+        "provenance": {
+            **config.about(name),
+            "preset": name,
+            "images": len(dataset.codes),
+            "steps": step,
+            "seed": seed,
+            "training": dataclasses.asdict(trainer.how),
+            "torch": str(torch.__version__),
+        },
+    }
+    checkpoint.save(path, values)
+
+
+@torch.no_grad()
+def _sheet(path: Path, trainer: PriorTrainer, vqgan: VQGAN, schedule: DefaultSchedule, count: int = 14) -> None:
+    """Samples of the averaged weights, label by label; the step's own random numbers, so that resuming changes none."""
+    prior = HourglassPrior(trainer.prior.config)
+    prior.load_state_dict(trainer.ema.weights(trainer.prior))
+    prior.eval()
+    labels = torch.arange(count) % prior.config.labels if prior.config.labels else None
+    grids = sample(prior, labels, count, min(schedule.steps, 20), schedule.temperature, schedule.proportion)
+    pictures = to_pixels(vqgan.decode(grids))
+    rows = [torch.cat(tuple(row), 1) for row in pictures.split((count + 1) // 2)]
+    Image.fromarray(torch.cat(rows, 0).numpy()).save(path)

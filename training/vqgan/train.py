@@ -1,0 +1,284 @@
+"""Trains the VQ-GAN: first codes (pixels, features, codebook), then texture (the adversary joins in)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from sundae_rt.errors import InputError
+from sundae_rt.training import checkpoint, config, loop
+from sundae_rt.training.data import ImageFolder, StepSampler, batches
+from sundae_rt.training.features import PerceptualLoss
+from sundae_rt.training.vqgan.losses import PatchDiscriminator, adaptive_weight, hinge_loss
+from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model, to_pixels
+from sundae_rt.training.vqgan.quantiser import CodebookFollower, Quantised, perplexity
+
+
+@dataclass(frozen=True, slots=True)
+class VQGANTraining:
+    """How a VQ-GAN is trained.
+
+    Until ``quantiser_start`` the decoder sees unquantised latents while the codebook already follows them: a codebook
+    that must catch an untrained encoder collapses to a few codes. ``discriminator_start`` is the step at which the adversary joins; null trains a plain VQ-VAE. With ``freeze_codes``
+    encoder and codebook stay as they are from that step on, so that a prior can be trained on their codes while the
+    decoder learns texture. ``codebook_decay`` null trains the codebook by gradient instead of as a moving average.
+    ``perceptual`` names the feature network (see :class:`~sundae_rt.training.features.PerceptualLoss`) or is null.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    anneal: bool = True
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    augment: bool = True
+    pixel_weight: float = 1.0
+    perceptual: str | None = "efficientnet-lite0"
+    perceptual_linear: str | None = None
+    perceptual_weight: float = 1.0
+    quantiser_start: int = 0
+    codebook_decay: float | None = 0.99
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    discriminator_start: int | None = None
+    freeze_codes: bool = False
+    adversarial_weight: float = 0.8
+    adversarial_learning_rate: float = 4e-4
+    discriminator_channels: int = 64
+    discriminator_layers: int = 3
+    discriminator_high_pass: bool = False
+    save_every: int = 500
+    workers: int = 0
+
+
+def read_config(preset: str) -> tuple[VQGANConfig, VQGANTraining]:
+    """Sizes and training of a shipped preset."""
+    values = config.read_preset(preset, "vqgan")
+    training = values.pop("training", {})
+    return (
+        config.build(VQGANConfig, values, f"preset {preset!r} [vqgan]"),
+        config.build(VQGANTraining, training, f"preset {preset!r} [vqgan.training]"),
+    )
+
+
+class VQGANTrainer:
+    """Model, adversary, optimisers and averages of one run, and the step that moves them."""
+
+    def __init__(self, sizes: VQGANConfig, how: VQGANTraining, accelerator: Accelerator) -> None:
+        self.how, self.accelerator = how, accelerator
+        self.model = VQGAN(sizes).to(accelerator.device, memory_format=torch.channels_last)
+        self.follower = CodebookFollower(self.model.quantize, how.codebook_decay or 0.0).to(accelerator.device)
+        self.discriminator = PatchDiscriminator(
+            how.discriminator_channels, how.discriminator_layers, how.discriminator_high_pass
+        ).to(accelerator.device, memory_format=torch.channels_last)
+        self.perceptual = (
+            PerceptualLoss(how.perceptual, how.perceptual_linear).to(accelerator.device) if how.perceptual else None
+        )
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), how.learning_rate, (0.9, 0.99), weight_decay=1e-4)
+        self.adversary_optimiser = torch.optim.AdamW(
+            self.discriminator.parameters(), how.adversarial_learning_rate, (0.5, 0.9), weight_decay=1e-4
+        )
+        averaged = [
+            (name, tensor)
+            for name, tensor in self.model.named_parameters()
+            if name.startswith(("decoder.", "post_quant_conv."))
+        ]
+        # Encoder and codebook are kept as they are: averaged apart from each other they would no longer match.
+        self.ema = loop.EMA(averaged, how.ema_decay)
+        self.usage = torch.zeros(sizes.codebook_size, device=accelerator.device)
+        self.wrapped, self.wrapped_discriminator = accelerator.prepare(self.model, self.discriminator)
+
+    def _phase(self, step: int) -> tuple[bool, int, int]:
+        """Is the adversary on, and first and last step of this phase."""
+        start = self.how.discriminator_start
+        if start is None or step < start:
+            return False, 0, start or self.how.steps
+        return True, start, self.how.steps
+
+    def step(self, pixels: Tensor, step: int) -> dict[str, float]:
+        """One update on uint8 ``[B, H, W, 3]``; returns this step's figures."""
+        adversarial, start, end = self._phase(step)
+        frozen = adversarial and self.how.freeze_codes
+        peak = self.how.adversarial_learning_rate if adversarial else self.how.learning_rate
+        rate = loop.learning_rate(step, start, end, peak, self.how.warmup, self.how.anneal)
+        for optimiser in (self.optimiser, self.adversary_optimiser):
+            optimiser.param_groups[0]["lr"] = rate
+        for module in (self.model.encoder, self.model.quant_conv, self.model.quantize):
+            module.requires_grad_(not frozen)
+        self.model.quantize.embedding.requires_grad_(not frozen and self.how.codebook_decay is None)
+
+        images = to_model(pixels.to(self.accelerator.device)).contiguous(memory_format=torch.channels_last)
+        with self.accelerator.autocast():
+            reconstruction, quantised = self.wrapped(images, bypass=step < self.how.quantiser_start)
+        reconstruction = reconstruction.float()
+        figures = self._update_model(images, reconstruction, quantised, adversarial, frozen)
+        if adversarial:
+            figures |= self._update_discriminator(images, reconstruction.detach())
+        if not frozen and self.how.codebook_decay is not None:
+            figures["revived"] = self._follow_codes(quantised)
+        self.ema.update(self.model, step)
+        self.usage.mul_(0.99).add_(torch.bincount(quantised.codes.flatten(), minlength=self.usage.numel()))
+        error = functional.mse_loss(reconstruction.detach().clamp(-1, 1), images)
+        figures["psnr"] = float(10 * torch.log10(4 / error))
+        figures["used"] = float((self.usage > 0.5).sum())
+        figures["perplexity"] = perplexity(self.usage)
+        return figures
+
+    def _update_model(
+        self, images: Tensor, reconstruction: Tensor, quantised: Quantised, adversarial: bool, frozen: bool
+    ) -> dict[str, float]:
+        pixel = functional.l1_loss(reconstruction, images)
+        feature = self.perceptual(reconstruction, images) if self.perceptual else images.new_zeros(())
+        faithful = self.how.pixel_weight * pixel + self.how.perceptual_weight * feature
+        loss = faithful
+        if not frozen:
+            loss = loss + self.how.commitment_weight * quantised.commitment
+            if self.how.codebook_decay is None:
+                loss = loss + self.how.codebook_weight * quantised.codebook
+        figures = {"l1": float(pixel.detach()), "features": float(feature.detach())}
+        if adversarial:
+            self.discriminator.requires_grad_(False)
+            fooled = -self.wrapped_discriminator(reconstruction).mean()
+            weight = adaptive_weight(faithful, fooled, self.model.decoder.conv_out.weight)
+            loss = loss + self.how.adversarial_weight * weight * fooled
+            self.discriminator.requires_grad_(True)
+            figures["adversarial"] = float(fooled.detach())
+        self.optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.how.gradient_clip)
+        self.optimiser.step()
+        return figures
+
+    def _update_discriminator(self, images: Tensor, reconstruction: Tensor) -> dict[str, float]:
+        with self.accelerator.autocast():
+            real, made = self.wrapped_discriminator(torch.cat((images, reconstruction))).float().chunk(2)
+        loss = hinge_loss(real, made)
+        self.adversary_optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.how.gradient_clip)
+        self.adversary_optimiser.step()
+        return {"hinge": float(loss.detach()), "real": float(real.detach().mean()), "made": float(made.detach().mean())}
+
+    def _follow_codes(self, quantised: Quantised) -> float:
+        rows = self.accelerator.gather(quantised.raw)
+        codes = self.accelerator.gather(quantised.codes.flatten())
+        revived = self.follower.update(self.model.quantize, rows, codes)
+        # Which latents revive a code is drawn at random: one process decides for all.
+        broadcast([self.model.quantize.embedding.weight.data, self.follower.sums, self.follower.counts])
+        return float(revived)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """All that resuming needs, as tensors and plain values."""
+        return {
+            "step": step,
+            "model": self.model.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "adversary_optimiser": self.adversary_optimiser.state_dict(),
+            "follower": self.follower.state_dict(),
+            "average": self.ema.average,
+            "usage": self.usage,
+        }
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """Takes up a :meth:`state`; returns its step."""
+        self.model.load_state_dict(state["model"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.adversary_optimiser.load_state_dict(state["adversary_optimiser"])
+        self.follower.load_state_dict(state["follower"])
+        for name, tensor in state["average"].items():
+            self.ema.average[name].copy_(tensor)
+        self.usage.copy_(state["usage"])
+        return int(state["step"])
+
+
+def train(
+    data: Path,
+    out: Path,
+    *,
+    preset: str,
+    steps: int | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Trains on a folder of images and writes ``vqgan.pt``, a log and sample sheets into ``out``.
+
+    ``steps`` ends the run sooner or later than the preset says, without moving the preset's phases. ``resume`` goes on
+    from ``out``'s checkpoint exactly: the same losses as a run that was never stopped.
+
+    Raises:
+        InputError: bad data, an unknown preset, or nothing to resume from.
+    """
+    sizes, how = read_config(preset)
+    if steps is not None:
+        how = dataclasses.replace(how, steps=steps)
+    images = ImageFolder(data, sizes.image_size)
+    path = out / "vqgan.pt"
+    if resume and not checkpoint.resume_path(path).exists():
+        raise InputError(f"nothing to resume: {checkpoint.resume_path(path)} does not exist")
+    if path.exists() and not resume:
+        raise InputError(f"{path} exists: name another folder, or go on with --resume")
+    out.mkdir(parents=True, exist_ok=True)
+
+    accelerator = loop.make_accelerator()
+    loop.seed_step(seed, -1)
+    trainer = VQGANTrainer(sizes, how, accelerator)
+    start = trainer.restore(checkpoint.read(checkpoint.resume_path(path))) if resume else 0
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    sampler = StepSampler(len(images), how.batch_size, start, how.steps, seed, how.augment, rank, ranks)
+    progress = loop.Progress(how.steps, start, how.batch_size, out / "vqgan.log", quiet=rank > 0)
+    trainer.model.train()
+    for step, pixels in enumerate(batches(images, sampler, how.workers), start):
+        loop.seed_step(seed, step, rank)
+        progress.update(trainer.step(pixels, step))
+        if rank == 0 and ((step + 1) % how.save_every == 0 or step + 1 == how.steps):
+            _save(path, trainer, step + 1, preset, str(data.name), seed, len(images))
+            _sheet(out / "vqgan-samples.png", trainer, images)
+    say(f"wrote {path}")
+    return path
+
+
+def _save(path: Path, trainer: VQGANTrainer, step: int, preset: str, data: str, seed: int, images: int) -> None:
+    checkpoint.save(checkpoint.resume_path(path), trainer.state(step))
+    values = {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "kind": "vqgan",
+        "config": dataclasses.asdict(trainer.model.config),
+        "weights": trainer.ema.weights(trainer.model),
+        "provenance": {
+            **config.about(preset),
+            "preset": preset,
+            "data": data,
+            "images": images,
+            "steps": step,
+            "seed": seed,
+            "training": dataclasses.asdict(trainer.how),
+            "torch": str(torch.__version__),
+        },
+    }
+    checkpoint.save(path, values)
+
+
+@torch.no_grad()
+def _sheet(path: Path, trainer: VQGANTrainer, images: ImageFolder, count: int = 12) -> None:
+    """Originals above their reconstructions by the averaged weights, evenly picked from the data."""
+    model = VQGAN(trainer.model.config)
+    model.load_state_dict(trainer.ema.weights(trainer.model))
+    model.eval()
+    pixels = torch.stack([images[index * len(images) // count] for index in range(count)])
+    made = to_pixels(model.decode(model.encode(to_model(pixels))))
+    rows = [torch.cat(tuple(row), 1) for row in (pixels, made)]
+    Image.fromarray(torch.cat(rows, 0).numpy()).save(path)
