@@ -36,7 +36,7 @@ def make_accelerator() -> Accelerator:
 
 
 def learning_rate(step: int, start: int, end: int, peak: float, warmup: int, anneal: bool) -> float:
-    """Linear warm-up from ``start``, then constant or, with ``anneal``, a cosine to a fiftieth of the peak at ``end``."""
+    """Linear warm-up from ``start``, then constant or, with ``anneal``, a cosine to a 50th of the peak at ``end``."""
     since = step - start
     if since < warmup:
         return peak * (since + 1) / warmup

@@ -29,10 +29,11 @@ class VQGANTraining:
     """How a VQ-GAN is trained.
 
     Until ``quantiser_start`` the decoder sees unquantised latents while the codebook already follows them: a codebook
-    that must catch an untrained encoder collapses to a few codes. ``discriminator_start`` is the step at which the adversary joins; null trains a plain VQ-VAE. With ``freeze_codes``
-    encoder and codebook stay as they are from that step on, so that a prior can be trained on their codes while the
-    decoder learns texture. ``codebook_decay`` null trains the codebook by gradient instead of as a moving average.
-    ``perceptual`` names the feature network (see :class:`~sundae_rt.training.features.PerceptualLoss`) or is null.
+    that must catch an untrained encoder collapses to a few codes. ``discriminator_start`` is the step at which the
+    adversary joins; null trains a plain VQ-VAE. With ``freeze_codes`` encoder and codebook stay as they are from that
+    step on, so that a prior can be trained on their codes while the decoder learns texture. ``codebook_decay`` null
+    trains the codebook by gradient instead of as a moving average. ``perceptual`` names the feature network (see
+    :class:`~sundae_rt.training.features.PerceptualLoss`) or is null.
     """
 
     steps: int = 10_000

@@ -1,0 +1,79 @@
+"""Folders of images, and batches that depend on the step alone."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from sundae_rt.errors import InputError  # noqa: E402
+from sundae_rt.training.data import ImageFolder, StepSampler  # noqa: E402
+
+
+def picture(path, size=(8, 8), value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((size[1], size[0], 3), value, np.uint8)).save(path)
+
+
+def test_subfolders_are_labels_in_alphabetical_order(tmp_path):
+    picture(tmp_path / "sea" / "b.png", value=1)
+    picture(tmp_path / "land" / "a.png", value=2)
+    images = ImageFolder(tmp_path, 8)
+    assert images.labels == ["land", "sea"]
+    assert images.label_ids == [0, 1]
+    assert int(images[1].max()) == 1
+
+
+def test_another_size_is_scaled_by_its_shorter_side_and_cut_from_the_middle(tmp_path):
+    wide = np.zeros((8, 32, 3), np.uint8)
+    wide[:, 12:20] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert int(ImageFolder(tmp_path, 8)[0].min()) == 255
+
+
+def test_turns_are_the_eight_of_the_square(tmp_path):
+    Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3)).save(tmp_path / "a.png")
+    images = ImageFolder(tmp_path, 2)
+    turned = {tuple(images[0, turn].flatten().tolist()) for turn in range(8)}
+    assert len(turned) == 8
+    assert torch.equal(images[0, 0], images[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], "holds no image"),
+        (["loose.png", "sea/a.png"], "loose.png"),
+    ],
+)
+def test_bad_folders_are_refused_by_name(tmp_path, names, words):
+    for name in names:
+        picture(tmp_path / name)
+    with pytest.raises(InputError, match=words):
+        ImageFolder(tmp_path, 8)
+
+
+def test_a_missing_folder_and_a_broken_image_are_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match="no folder"):
+        ImageFolder(tmp_path / "nowhere", 8)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"broken\.png"):
+        ImageFolder(tmp_path, 8)[0]
+
+
+def test_batches_are_the_same_wherever_a_run_starts():
+    whole = list(StepSampler(10, 4, 0, 9, seed=1, turns=True))
+    assert list(StepSampler(10, 4, 5, 9, seed=1, turns=True)) == whole[5:]
+
+
+def test_each_epoch_shows_every_item_once():
+    items = [index for batch in StepSampler(8, 4, 0, 4, seed=1, turns=False) for index, _ in batch]
+    assert sorted(items[:8]) == sorted(items[8:]) == list(range(8))
+    assert items[:8] != items[8:]
+
+
+def test_processes_share_each_batch():
+    whole = list(StepSampler(10, 4, 0, 3, seed=1, turns=True))
+    parts = [list(StepSampler(10, 4, 0, 3, 1, True, rank, 2)) for rank in range(2)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert sorted(first + second) == sorted(batch)
