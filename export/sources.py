@@ -97,7 +97,7 @@ def from_preset(preset: str, seed: int = 0) -> Sources:
         HourglassPrior(wanted.sizes).eval(),
         vqgan,
         tuple(f"label-{index}" for index in range(count)) or None,
-        (1 / count,) * count or None,
+        None,
         Schedule(**dataclasses.asdict(wanted.schedule)),
         {"preset": preset, "weights": "random: for benchmarks and trials, not for pictures"},
     )

@@ -1,6 +1,7 @@
 """A bundle: a folder, or the same as one zip file, that holds `manifest.json` and the graph files that it names."""
 
 import hashlib
+import lzma
 import os
 import zipfile
 import zlib
@@ -15,6 +16,8 @@ MANIFEST_FILE: Final = "manifest.json"
 
 _MANIFEST_LIMIT = 16 * 2**20
 _GRAPH_LIMIT = 2**31  # a protobuf, hence an ONNX file, holds no more
+# What `zipfile` raises on damage, encryption or an unknown compression, besides OSError. ValueError: names not UTF-8.
+_UNREADABLE_ZIP = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, zlib.error, lzma.LZMAError)
 
 
 class Bundle:
@@ -107,7 +110,7 @@ def _read_from_zip(archive: Path, name: str, limit: int) -> bytes:
             return opened.read(name)
     except KeyError:
         raise BundleError(f"{archive}: {name} is missing at the root of the archive") from None
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+    except _UNREADABLE_ZIP as error:
         raise BundleError(f"{archive}: not a readable zip file: {error}") from error
 
 

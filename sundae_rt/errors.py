@@ -30,3 +30,9 @@ class BackendError(SundaeError):
 
 class QueueFullError(SundaeError):
     """More images would wait than the runtime's `max_waiting` allows."""
+
+
+def shown(value: object) -> str:
+    """The value as an error's message quotes it: one line, and not a long one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."

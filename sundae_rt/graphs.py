@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sundae_rt.backends import Backend, Graph
 from sundae_rt.bundle import Bundle
-from sundae_rt.errors import BackendError, BundleError, SundaeError
+from sundae_rt.errors import BackendError, BundleError, SundaeError, shown
 from sundae_rt.manifest import Manifest
 
 Arrays = dict[str, NDArray[Any]]
@@ -31,9 +31,10 @@ class Graphs:
         self._backend = backend
         held = bundle.manifest.graphs
         main = "denoiser" if "denoiser" in held else next(iter(held))
-        if variant != "auto" and variant not in held[main]:
+        if variant not in ("auto", *held[main]):
             raise BundleError(
-                f"bundle {bundle.manifest.name!r}: {main} has no variant {variant!r} (it has {', '.join(held[main])})"
+                f"bundle {bundle.manifest.name!r}: {main} has no variant {shown(variant)} "
+                f"(it has {', '.join(held[main])})"
             )
         self._variants = {graph: _chosen(bundle.manifest, graph, backend, variant) for graph in held}
         self.variant: Final = self._variants[main]

@@ -270,8 +270,9 @@ def _blend(original: np.ndarray, generated: np.ndarray, mask: np.ndarray, feathe
             adapted = _adapted(original[around][..., :3], generated[around], mask[around], feather, radius)
             own = adapted[top - around[0].start :, left - around[1].start :][:_TILE, :_TILE]
             result[top : top + _TILE, left : left + _TILE] = own
-    original[mask, :3] = result[mask]
-    original[mask, 3:] = 255
+    inside = mask[..., None]  # np.copyto, unlike an index by the mask, needs no memory
+    np.copyto(original[..., :3], result, where=inside)
+    np.copyto(original[..., 3:], 255, where=inside)
 
 
 def _adapted(original: np.ndarray, generated: np.ndarray, mask: np.ndarray, feather: int, radius: int) -> np.ndarray:

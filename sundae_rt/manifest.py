@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeVar
 
-from sundae_rt.errors import BundleError, InputError
+from sundae_rt.errors import BundleError, InputError, shown
 from sundae_rt.schedule import Schedule
-from sundae_rt.validation import real, shown, whole
+from sundae_rt.validation import real, strict_json, whole
 
 FORMAT_VERSION: Final = 1
 FAMILIES: Final = ("sundae",)
@@ -33,6 +33,7 @@ _KEYS: Final = (
     "checks",
     "provenance",
 )
+_MAX_SIDE = 8192  # of an image in pixels, and of its grid of codes
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -100,6 +101,10 @@ class Manifest:
                 f"manifest: image_size {list(self.image_size)} must be a multiple of latent_grid "
                 f"{list(self.latent_grid)}"
             )
+        if self.labels is None and self.default_schedule.guidance != 1:
+            raise BundleError(
+                f"manifest: default_schedule: guidance must be 1 without labels, not {self.default_schedule.guidance:g}"
+            )
         if self.label_weights is None:
             return
         if self.labels is None or len(self.labels) != len(self.label_weights):
@@ -115,7 +120,7 @@ class Manifest:
             BundleError: not JSON, a newer format, another family, or a field that is unknown, missing or out of range.
         """
         try:
-            return cls(**_fields(json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)))
+            return cls(**_fields(strict_json(text)))
         except InputError as error:
             raise BundleError(f"manifest: {error}") from error
         except (ValueError, RecursionError) as error:
@@ -194,7 +199,7 @@ def _schedule(name: str, value: object) -> Schedule:
 def _size(name: str, value: object) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise InputError(f"{name} must be [height, width], not {shown(value)}")
-    height, width = (whole(name, side, 1, 2**16) for side in value)
+    height, width = (whole(name, side, 1, _MAX_SIDE) for side in value)
     return height, width
 
 
@@ -212,8 +217,8 @@ def _weights(name: str, value: object) -> tuple[float, ...]:
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise InputError(f"{name} must be a list of strings, not {shown(value)}")
+    if not isinstance(value, list) or not all(isinstance(text, str) and text.isprintable() for text in value):
+        raise InputError(f"{name} must be a list of strings on one line each, not {shown(value)}")
     return tuple(value)
 
 
@@ -241,17 +246,3 @@ def _check_keys(name: str, raw: Mapping[str, Any], *, required: Sequence[str], a
     for key in raw:
         if key not in allowed:
             raise InputError(f"{name} has the unknown key {shown(key)} (known: {', '.join(allowed)})")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys are all different: `json` itself would keep the last of two silently."""
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the key {shown(key)} is given twice")
-        result[key] = value
-    return result
-
-
-def _no_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is not a number of JSON")

@@ -1,9 +1,9 @@
 """Per-image, counter-based noise: all randomness of an image is a function of its seed, a purpose and a step.
 
 The generator is NumPy's Philox 4x64-10 with key (seed, 0) and counter (0, 0, step, purpose), lowest word first, which
-NumPy counts up before it makes the first block of words. Floats
-are made from its raw 64-bit words by hand, so that they do not depend on how a NumPy release turns words into floats,
-and any language with a Philox can make the same image.
+NumPy counts up before it makes the first block of words. Floats are made from its raw 64-bit words by hand, so that
+they do not depend on how a NumPy release turns words into floats, and any language with a Philox can make the same
+image.
 """
 
 from collections.abc import Sequence

@@ -8,19 +8,22 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, shown
 from sundae_rt.images import opened
+from sundae_rt.noise import MAX_SEED
 from sundae_rt.schedule import Schedule
-from sundae_rt.validation import shown, whole
+from sundae_rt.validation import strict_json, whole
 
 KEY = "sundae-rt"
 """The key of the PNG text chunk."""
 
 _MAX_CHARACTERS = 65_536
+_DIGESTS = ("fingerprint", "image_sha256", "mask_sha256")
+_OPTIONAL = ("label", "image_sha256", "mask_sha256")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCHEDULE = tuple(field.name for field in fields(Schedule))
 
@@ -36,7 +39,7 @@ class Provenance:
         fingerprint: SHA-256 of the bundle's manifest, 64 hex digits.
         variant: precision variant that ran.
         backend: execution backend that ran.
-        index: the image's index in its run, 0 or more.
+        index: the image's index in its run, 0 .. 2**64 - 1.
         seed: the image's own seed (the run's seed plus `index`), 0 .. 2**64 - 1.
         schedule: steps, temperature, proportion, min_steps and guidance; in JSON, fields like the others.
         label: name of the image's label, given or drawn; None for an unlabelled bundle.
@@ -85,7 +88,7 @@ def read(path: str | os.PathLike[str]) -> Provenance:
 def _parse(text: str) -> Provenance:
     if len(text) > _MAX_CHARACTERS:
         raise InputError(f"{len(text)} characters are too many")
-    values = json.loads(text, parse_constant=_no_constant)
+    values = strict_json(text)
     names = {field.name for field in fields(Provenance)} - {"schedule"} | {*_SCHEDULE}
     if not isinstance(values, dict):
         raise InputError(f"it must be a JSON object, not {shown(values)}")
@@ -94,25 +97,14 @@ def _parse(text: str) -> Provenance:
         raise InputError(f"it {state} {shown(differing[0])}")
     if values["command"] not in ("generate", "inpaint"):
         raise InputError(f"command must be 'generate' or 'inpaint', not {shown(values['command'])}")
-    for name in ("version", "bundle", "variant", "backend"):
-        _string(name, values[name])
-    for name in ("label", "image_sha256", "mask_sha256"):
-        if values[name] is not None:
-            _string(name, values[name])
-    for name in ("fingerprint", "image_sha256", "mask_sha256"):
-        if values[name] is not None and not _SHA256.fullmatch(_string(name, values[name])):
+    for name in ("version", "bundle", "variant", "backend", *_DIGESTS, "label"):
+        if values[name] is None and name in _OPTIONAL:
+            continue
+        if not isinstance(values[name], str):
+            raise InputError(f"{name} must be a string, not {shown(values[name])}")
+        if name in _DIGESTS and not _SHA256.fullmatch(values[name]):
             raise InputError(f"{name} must be 64 lower-case hex digits, not {shown(values[name])}")
-    whole("index", values["index"], 0)
-    whole("seed", values["seed"], 0, 2**64 - 1)
+    whole("index", values["index"], 0, MAX_SEED)
+    whole("seed", values["seed"], 0, MAX_SEED)
     schedule = Schedule(**{name: values.pop(name) for name in _SCHEDULE})
     return Provenance(schedule=schedule, **values)
-
-
-def _string(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{name} must be a string, not {shown(value)}")
-    return value
-
-
-def _no_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is not a number of JSON")

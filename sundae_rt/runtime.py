@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, TypeGuard, Unpack
 
@@ -15,12 +15,12 @@ from PIL import Image
 from sundae_rt import engines, inpainting, noise
 from sundae_rt.backends import Backend, open_backend
 from sundae_rt.bundle import Bundle
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, shown
 from sundae_rt.graphs import Graphs
 from sundae_rt.manifest import Manifest
 from sundae_rt.sampler import IMAGE_BATCH, Model, Pool, Request
 from sundae_rt.schedule import Schedule
-from sundae_rt.validation import bool_array, real, real_array, shown, whole, whole_array
+from sundae_rt.validation import bool_array, real, real_array, whole, whole_array
 
 Codes = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
@@ -135,7 +135,7 @@ class Runtime:
         Raises:
             QueueFullError: more than `max_waiting` images would wait.
         """
-        return sorted(self.stream(n, seed=seed, label=label, **settings), key=lambda sample: sample.index)
+        return _by_index(self.stream(n, seed=seed, label=label, **settings))
 
     def stream(
         self, n: int = 1, *, seed: int = 0, label: Label = None, **settings: Unpack[Settings]
@@ -163,13 +163,22 @@ class Runtime:
         Returns:
             Samples in order of index, whose images have the input's size and its very pixels where the mask keeps them.
         """
-        self._graphs.require("encoder")  # first of all, so that a bundle without one says so
-        plan = inpainting.plan(image, mask, self.manifest.image_size or (0, 0), self.manifest.latent_grid)
+        plan = self.plan_inpainting(image, mask)
         for note in plan.notes:
             _log.info("%s", note)
-        request = self._request(n, seed, label, settings, plan.repaint, self.encode(plan.model_input[None])[0])
-        samples = sorted(self._stream(request), key=lambda sample: sample.index)
-        return [replace(sample, image=plan.paste(np.asarray(sample.image))) for sample in samples]
+        return _by_index(self.stream_inpainting(plan, n, seed=seed, label=label, **settings))
+
+    def plan_inpainting(self, image: Image.Image | NDArray[Any], mask: Image.Image | NDArray[Any]) -> inpainting.Plan:
+        """Fit an image and a mask to the bundle, for `stream_inpainting`; the plan's `notes` say what that took."""
+        self._graphs.require("encoder")
+        return inpainting.plan(image, mask, self.manifest.image_size or (0, 0), self.manifest.latent_grid)
+
+    def stream_inpainting(
+        self, plan: inpainting.Plan, n: int = 1, *, seed: int = 0, label: Label = None, **settings: Unpack[Settings]
+    ) -> Generator[Sample, None, None]:
+        """Inpaint as `inpaint` does, yielding each picture as it finishes; see `stream` for when what happens."""
+        kept = self.encode(plan.model_input[None])[0]
+        return self._stream(self._request(n, seed, label, settings, plan.repaint, kept), plan.paste)
 
     def schedule(self, **settings: Unpack[Settings]) -> Schedule:
         """The schedule that a call with these settings follows: the manifest's own where they say nothing."""
@@ -276,14 +285,17 @@ class Runtime:
         self._graphs.require("denoiser", "decoder")
         return Request(n, seed, schedule, label_id, editable.reshape(-1), codes.reshape(-1))
 
-    def _stream(self, request: Request) -> Generator[Sample, None, None]:
+    def _stream(
+        self, request: Request, picture: Callable[[Pixels], Image.Image] = Image.fromarray
+    ) -> Generator[Sample, None, None]:
+        """The samples of a request; `picture` makes an image of decoded pixels."""
         labels = self.manifest.labels
         with closing(self._pool.stream(request)) as finished:
             for slot, pixels in finished:
                 yield Sample(
                     index=slot.index,
                     seed=slot.seed,
-                    image=Image.fromarray(pixels),
+                    image=picture(pixels),
                     codes=slot.codes.reshape(self.manifest.latent_grid),
                     steps=slot.steps,
                     label=None if labels is None or slot.label is None else labels[slot.label],
@@ -339,8 +351,12 @@ class Runtime:
         return {"label": np.full(count, self._label_id(label), np.int32)}
 
     def _check_guidance(self, guidance: object) -> None:
-        if self.manifest.labels is None and guidance != 1:
+        if self.manifest.labels is None and (_is_one_each(guidance) or guidance != 1):
             raise InputError(f"guidance must be left out: the bundle {self.manifest.name!r} has no labels to follow")
+
+
+def _by_index(samples: Iterable[Sample]) -> list[Sample]:
+    return sorted(samples, key=lambda sample: sample.index)
 
 
 def _label_weights(manifest: Manifest) -> tuple[float, ...] | None:

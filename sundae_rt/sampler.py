@@ -247,9 +247,13 @@ class Pool:
     def _decodable(self) -> list[Slot]:
         """Take the finished slots of the next batch. None ends the thread."""
         with self._lock:
-            finished = [slot for slot in self._finished if not slot.request.ended]
-            batch = [slot for slot in finished if slot.request.results.qsize() < _MAX_READY][:IMAGE_BATCH]
-            self._finished = [slot for slot in finished if slot not in batch]
+            batch: list[Slot] = []
+            later: list[Slot] = []
+            for slot in self._finished:
+                if not slot.request.ended:
+                    has_room = len(batch) < IMAGE_BATCH and slot.request.results.qsize() < _MAX_READY
+                    (batch if has_room else later).append(slot)
+            self._finished = later
             if not batch:
                 self._decoder = None
             return batch

@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from sundae_rt.errors import InputError
 from sundae_rt.validation import real, real_pair, whole
+
+MAX_STEPS: Final = 2**16
+"""The most steps of a schedule: a mistyped number, or one in somebody's file, must not run for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +16,7 @@ class Schedule:
     """What each step of sampling does: temperature and sample proportion, linear from the first step to the last.
 
     Attributes:
-        steps: unroll steps at most, 1 or more.
+        steps: unroll steps at most, 1 .. `MAX_STEPS`.
         temperature: (first, last) step's temperature, each finite and >= 0; 0 takes the most probable code.
         proportion: (first, last) step's sample proportion, each in (0, 1]: the chance of each code to be written.
         min_steps: an image may stop by itself once it has taken so many, 1 .. steps.
@@ -30,10 +34,10 @@ class Schedule:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "steps", whole("steps", self.steps, 1))
+        put(self, "steps", whole("steps", self.steps, 1, MAX_STEPS))
         put(self, "temperature", real_pair("temperature", self.temperature, 0.0))
         put(self, "proportion", real_pair("proportion", self.proportion, 0.0, 1.0, above_low=True))
-        put(self, "min_steps", whole("min_steps", self.min_steps, 1))
+        put(self, "min_steps", whole("min_steps", self.min_steps, 1, MAX_STEPS))
         put(self, "guidance", real("guidance", self.guidance, 0.0))
         if self.min_steps > self.steps:
             raise InputError(f"min_steps must be at most steps ({self.steps}), not {self.min_steps}")
@@ -52,7 +56,7 @@ class Schedule:
         A `min_steps` of its own that `steps` undercuts is lowered to it; one that was given is not.
         """
         if steps is not None and min_steps is None:
-            min_steps = min(self.min_steps, whole("steps", steps, 1))
+            min_steps = min(self.min_steps, whole("steps", steps, 1, MAX_STEPS))
         changes = {
             "steps": steps,
             "temperature": temperature,

@@ -1,7 +1,6 @@
 """A contact sheet: all images of a run on one picture, in the order of their indices."""
 
 import math
-import os
 from pathlib import Path
 
 from PIL import Image
@@ -23,13 +22,17 @@ _BACKGROUND = (24, 24, 24)
 class ContactSheet:
     """A sheet of `count` images of at most `image_size` (H, W) pixels, filled in any order and saved at the end.
 
-    It keeps thumbnails only, so its memory is bounded by `MAX_SIDE`, whatever the count.
+    The suffix of `path` chooses among `FORMATS`. The sheet keeps thumbnails only, so its memory is bounded by
+    `MAX_SIDE`, whatever the count.
 
     Raises:
-        InputError: so many images that their thumbnails would be too small to see.
+        InputError: another suffix, or so many images that their thumbnails would be too small to see.
     """
 
-    def __init__(self, count: int, image_size: tuple[int, int]) -> None:
+    def __init__(self, path: Path, count: int, image_size: tuple[int, int]) -> None:
+        if path.suffix.lower() not in FORMATS:
+            raise InputError(f"{path} is no name for a contact sheet: it must end in {', '.join(FORMATS)}")
+        self._path = path
         self._columns = math.ceil(math.sqrt(count))
         rows = math.ceil(count / self._columns)
         height, width = image_size
@@ -52,24 +55,11 @@ class ContactSheet:
         row, column = divmod(index, self._columns)
         self._sheet.paste(thumbnail, (column * (self._thumbnail[0] + _GAP), row * (self._thumbnail[1] + _GAP)))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the sheet; the suffix of `path` chooses among `FORMATS`.
+    def save(self) -> None:
+        """Write the sheet.
 
         Raises:
-            InputError: another suffix, or the file cannot be written.
+            InputError: the file cannot be written.
         """
-        kind = sheet_format(path)
-        with replacing(path) as temporary:
-            self._sheet.save(temporary, kind, quality=92)
-
-
-def sheet_format(path: str | os.PathLike[str]) -> str:
-    """Pillow's name of the format that a sheet's file name asks for.
-
-    Raises:
-        InputError: the suffix is none of `FORMATS`.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f"{path} is no name for a contact sheet: it must end in {', '.join(FORMATS)}")
-    return FORMATS[suffix]
+        with replacing(self._path) as temporary:
+            self._sheet.save(temporary, FORMATS[self._path.suffix.lower()], quality=92)

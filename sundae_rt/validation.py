@@ -1,9 +1,10 @@
-"""Checks of values that come from outside: whole and real numbers, pairs of them, and arrays.
+"""Checks of values that come from outside: whole and real numbers, pairs of them, arrays, and JSON.
 
 `bool`, strings and NaN are refused everywhere; NumPy's numbers are taken like Python's own. A refusal is an
 `InputError` that names the value and the range.
 """
 
+import json
 import math
 import numbers
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, shown
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -102,7 +103,25 @@ def _shaped(name: str, value: object, shape: Sequence[int | None], kinds: str, c
     return array
 
 
-def shown(value: object) -> str:
-    """The value as an error message quotes it: one line, and not a long one."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."
+def strict_json(text: str | bytes) -> Any:
+    """Parse JSON, and no more than JSON.
+
+    Raises:
+        ValueError: not valid JSON; or a key that stands twice in an object, or NaN or Infinity, which `json` would let
+            pass.
+        RecursionError: nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {shown(key)} is given twice")
+        result[key] = value
+    return result
+
+
+def _no_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number of JSON")

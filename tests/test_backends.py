@@ -62,6 +62,8 @@ def test_auto_without_any_says_what_each_lacks(monkeypatch: pytest.MonkeyPatch) 
 def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(InputError, match=r"^backend must be one of auto, cuda, cpu, not 'tpu'$"):
         open_backend("tpu")
+    with pytest.raises(InputError, match=r"^backend must be one of auto, cuda, cpu, not \['cpu'\]$"):
+        open_backend(["cpu"])  # type: ignore[arg-type]
 
 
 # ONNX Runtime
@@ -147,6 +149,28 @@ def test_onnx_runtime_is_quiet() -> None:
     done = subprocess.run([sys.executable, "-c", NOISY], input=data.hex(), capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["(2, 2)", "refused"]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "absolute"])
+def test_a_graph_may_not_read_weights_from_another_file(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what the bundle's hash covers is ever read: not even a file in the working folder."""
+    from onnx import TensorProto, helper
+
+    (tmp_path / "inside").mkdir()
+    for folder in (tmp_path, tmp_path / "inside"):
+        (folder / "weights.bin").write_bytes(bytes(12))
+    monkeypatch.chdir(tmp_path / "inside")
+    weights = TensorProto(name="w", data_type=TensorProto.INT32, dims=[3], data_location=TensorProto.EXTERNAL)
+    place = str(tmp_path / "weights.bin") if location == "absolute" else location
+    weights.external_data.add(key="location", value=place)
+    weights.external_data.add(key="length", value="12")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.INT32, ("B", 3)) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weights])
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10).SerializeToString()
+    with pytest.raises(BackendError, match=r"^cpu: cannot load g: "):
+        OnnxRuntimeBackend.cpu(threads=1).load(data, "g")
 
 
 # Cores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,27 @@ def test_a_truncated_zip_is_refused(tmp_path: Path, keep: float) -> None:
     archive.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(BundleError, match=r"b\.zip: not a readable zip file"):
         Bundle.open(archive)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_refused_however_it_is_compressed(tmp_path: Path, compression: int) -> None:
+    folder = write_bundle(tmp_path / "bundle")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", compression) as archive:
+        archive.write(folder / "manifest.json", "manifest.json")
+    content = bytearray((tmp_path / "b.zip").read_bytes())
+    content[80:120] = bytes(40)
+    (tmp_path / "b.zip").write_bytes(content)
+    with pytest.raises(BundleError, match=r"b\.zip: (not a readable zip file|cannot read manifest\.json): [^\n]+$"):
+        Bundle.open(tmp_path / "b.zip")
+
+
+def test_a_zip_whose_names_are_no_text_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("ü", "")  # flagged as UTF-8
+    content = (tmp_path / "b.zip").read_bytes()
+    (tmp_path / "b.zip").write_bytes(content.replace("ü".encode(), b"\xff\xff"))
+    with pytest.raises(BundleError, match=r"b\.zip: not a readable zip file: "):
+        Bundle.open(tmp_path / "b.zip")
 
 
 def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:

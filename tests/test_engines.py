@@ -20,7 +20,7 @@ def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_name_is_a_bundle_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bundle(tmp_path / "house" / "moon")
     monkeypatch.setattr(engines, "__file__", str(tmp_path / "house" / "__init__.py"))
-    assert engines.shipped() == ("moon",)
+    assert engines.shipped() == {"moon": tmp_path / "house" / "moon"}
     assert engines.resolve("moon") == tmp_path / "house" / "moon"
 
 
@@ -30,3 +30,8 @@ def test_what_is_neither_is_refused_with_the_names_that_ship(tmp_path: Path, mon
     for name in ("mars", "moon/../mars", "../mars"):
         with pytest.raises(BundleError, match=r"neither a path that exists nor one that ships \(moon\)"):
             engines.resolve(name)
+
+
+def test_a_name_too_long_for_a_path_is_no_bundle() -> None:
+    with pytest.raises(BundleError, match=r"^no bundle 'xxx[^\n]{1,150}$"):
+        engines.resolve("x" * 5000)

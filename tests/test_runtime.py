@@ -125,6 +125,8 @@ def test_labels_without_weights_are_equally_likely(tmp_path: Path) -> None:
         ({"min_steps": 7}, r"min_steps must be at most steps \(6\), not 7"),
         ({"label": "ocean"}, "label must be left out: the bundle 'fake' has no labels"),
         ({"guidance": 2.0}, "guidance must be left out: the bundle 'fake' has no labels"),
+        ({"guidance": np.ones(2)}, "guidance must be left out"),
+        ({"steps": 10**30}, "steps must be a whole number from 1 to 65536"),
     ],
 )
 def test_a_bad_argument_is_named_at_once(runtime: Runtime, arguments: dict[str, Any], message: str) -> None:
@@ -182,6 +184,17 @@ def test_inpainting_keeps_codes_and_pixels(runtime: Runtime) -> None:
     for sample in samples:
         assert sample.image.size == (64, 48)
         assert np.array_equal(np.asarray(sample.image)[~mask], pixels[~mask])
+
+
+def test_a_stream_of_inpaintings_yields_each_as_it_finishes(runtime: Runtime) -> None:
+    image, mask = np.zeros((*IMAGE, 3), np.uint8), np.ones(IMAGE, bool)
+    plan = runtime.plan_inpainting(image, mask)
+    with pytest.raises(InputError, match=r"^n must be"):
+        runtime.stream_inpainting(plan, 0)
+    streamed = sorted(runtime.stream_inpainting(plan, 12, seed=3), key=lambda sample: sample.index)
+    for one, other in zip(streamed, runtime.inpaint(image, mask, 12, seed=3), strict=True):
+        assert (one.index, one.seed) == (other.index, other.seed)
+        assert one.image.tobytes() == other.image.tobytes()
 
 
 def test_inpainting_without_an_encoder_says_so(tmp_path: Path) -> None:
@@ -258,6 +271,7 @@ GOOD: dict[str, Any] = {
         ({"update": np.ones((2, *GRID), int)}, "update must be an array of truth values"),
         ({"label": 0}, "label must be left out"),
         ({"guidance": 2.0}, "guidance must be left out"),
+        ({"guidance": np.ones(2)}, "guidance must be left out"),
     ],
 )
 def test_denoise_names_a_bad_argument(runtime: Runtime, changes: dict[str, Any], message: str) -> None:

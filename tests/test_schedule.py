@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sundae_rt.errors import InputError
-from sundae_rt.schedule import Schedule
+from sundae_rt.schedule import MAX_STEPS, Schedule
 
 
 def test_annealing_is_linear_and_ends_exactly() -> None:
@@ -47,6 +47,8 @@ def test_min_steps_gives_way_to_steps_only_where_it_was_not_given() -> None:
         ("steps", 2.0),
         ("steps", True),
         ("steps", "20"),
+        ("steps", MAX_STEPS + 1),
+        ("steps", 10**400),
         ("min_steps", 0),
         ("temperature", -0.1),
         ("temperature", float("nan")),

@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of tensors and plain values alone (save only its state dict): "
             f"{str(error).splitlines()[0]}"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} is no checkpoint: it holds a {type(values).__name__}, not a dict")

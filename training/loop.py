@@ -1,20 +1,25 @@
-"""What both trainers share: randomness that depends on the step alone, learning rate, EMA, progress, precision."""
+"""What both trainers share: the loop, randomness that depends on the step alone, learning rate, EMA, progress."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import click
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from sundae_rt.errors import InputError
+from sundae_rt.training import checkpoint
+from sundae_rt.training.data import StepSampler, batches
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
@@ -32,7 +37,9 @@ def make_accelerator() -> Accelerator:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return Accelerator(mixed_precision="bf16" if fast else "no")
+    # Which weights take part changes when the codes freeze, and the codebook moves by itself.
+    wrapping = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    return Accelerator(mixed_precision="bf16" if fast else "no", kwargs_handlers=[wrapping])
 
 
 def learning_rate(step: int, start: int, end: int, peak: float, warmup: int, anneal: bool) -> float:
@@ -103,3 +110,68 @@ class Progress:
             if not self.terminal:
                 click.echo(line)
         self.sums, self.count, self.since = {}, 0, time.perf_counter()
+
+
+class Trainer(Protocol):
+    """What :func:`run` drives."""
+
+    accelerator: Accelerator
+
+    def step(self, batch: Any, step: int) -> dict[str, float]:
+        """One update on one batch; returns its figures."""
+
+    def state(self, step: int) -> dict[str, Any]:
+        """All that resuming needs, as tensors and plain values, after ``step`` steps."""
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """Takes up a :meth:`state`; returns its step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training: its checkpoint's path, its length, and what its batches are drawn from."""
+
+    path: Path
+    steps: int
+    batch_size: int
+    save_every: int
+    seed: int
+    resume: bool
+    turns: bool = False
+    workers: int = 0
+
+
+def begin(run: Run) -> Accelerator:
+    """Checks where a run writes, makes the folder, and seeds what comes before the first step.
+
+    Raises:
+        InputError: an earlier checkpoint is there and not resumed, or there is none to resume.
+    """
+    state = checkpoint.resume_path(run.path)
+    if run.resume and not state.exists():
+        raise InputError(f"nothing to resume: {state} does not exist")
+    if run.path.exists() and not run.resume:
+        raise InputError(f"{run.path} exists: name another folder, or go on with --resume")
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    accelerator = make_accelerator()
+    seed_step(run.seed, -1)
+    return accelerator
+
+
+def train(run: Run, trainer: Trainer, dataset: Dataset[Any], save: Callable[[int], None]) -> None:
+    """Runs a trainer to its end, from the start or from where it stopped.
+
+    ``save(step)`` writes what users see (checkpoint, sample sheet) beside the state that resuming needs; the first
+    process alone calls it.
+    """
+    rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    state = checkpoint.resume_path(run.path)
+    start = trainer.restore(checkpoint.read(state)) if run.resume else 0
+    sampler = StepSampler(len(dataset), run.batch_size, start, run.steps, run.seed, run.turns, rank, ranks)
+    progress = Progress(run.steps, start, run.batch_size, run.path.with_suffix(".log"), quiet=rank > 0)
+    for step, batch in enumerate(batches(dataset, sampler, run.workers), start):
+        seed_step(run.seed, step, rank)
+        progress.update(trainer.step(batch, step))
+        if rank == 0 and ((step + 1) % run.save_every == 0 or step + 1 == run.steps):
+            checkpoint.save(state, trainer.state(step + 1))
+            save(step + 1)

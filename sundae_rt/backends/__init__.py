@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from sundae_rt.errors import BackendError, InputError
+from sundae_rt.errors import BackendError, InputError, shown
 
 _log = logging.getLogger("sundae_rt")
 
@@ -78,10 +78,10 @@ def open_backend(name: str = "auto", threads: int | None = None) -> Backend:
         InputError: an unknown name.
         BackendError: the backend is not present; the message says what is missing.
     """
-    if name in _BACKENDS:
-        return _BACKENDS[name](threads)
+    if name not in ("auto", *_BACKENDS):
+        raise InputError(f"backend must be one of {', '.join(NAMES)}, not {shown(name)}")
     if name != "auto":
-        raise InputError(f"backend must be one of {', '.join(NAMES)}, not {name!r}")
+        return _BACKENDS[name](threads)
     missing = []
     for candidate, opener in _BACKENDS.items():
         try:

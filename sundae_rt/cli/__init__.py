@@ -6,6 +6,7 @@ that `--help` answers at once.
 """
 
 import importlib
+import io
 import signal
 import sys
 import warnings
@@ -60,6 +61,8 @@ def commands() -> None:
 def main() -> NoReturn:
     """Run the command line of this process, and exit with its code."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow thinks of a file's metadata
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text in any encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = run(sys.argv[1:])
     if code == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C, while threads end, brings no traceback
@@ -85,9 +88,13 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
         return _failed(f"{place}{error.strerror or error}", 1)
+    except MemoryError as error:
+        return _failed(f"out of memory: {error}" if str(error) else "out of memory", 1)
     return code if isinstance(code, int) else 0
 
 
 def _failed(message: str, code: int, prefix: str = "sundae-rt") -> int:
-    click.echo(f"{prefix}: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())
+    # A bundle or an image that somebody sent may have had a say in it, but shall not move the terminal's cursor.
+    click.echo(f"{prefix}: {''.join(sign if sign.isprintable() else '?' for sign in line)}", err=True)
     return code

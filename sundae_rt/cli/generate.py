@@ -1,5 +1,6 @@
 """`sundae-rt generate`: images into a folder, or one image again from its own file."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from sundae_rt.cli.options import (
     sampling_options,
 )
 from sundae_rt.cli.progress import Progress, interrupted, summary
-from sundae_rt.cli.saving import made_by, save
+from sundae_rt.cli.saving import made_by, save, save_each
 
 if TYPE_CHECKING:
     from sundae_rt.provenance import Provenance
@@ -62,36 +63,29 @@ def command(
 
 
 def _generate(sampling: Sampling, engine: Engine, out: Path, output: Path | None, grid: Path | None) -> None:
-    from contextlib import closing
+    from sundae_rt.sheet import ContactSheet
 
-    from sundae_rt.sheet import ContactSheet, sheet_format
-
-    if grid is not None:
-        sheet_format(grid)
     progress = Progress(sampling.n)
     try:
         with engine.load(sampling.n) as runtime:
-            schedule = runtime.schedule(**sampling.settings)
-            stream = runtime.stream(sampling.n, seed=sampling.seed, label=sampling.label, **sampling.settings)
-            sheet = ContactSheet(sampling.n, runtime.manifest.image_size or (1, 1)) if grid is not None else None
-            with closing(stream), progress:
-                for sample in stream:
-                    made = made_by("generate", runtime, schedule, sample, index=sample.index)
-                    save(output or _numbered(out, sample.index), sample.image, made)
-                    if sheet is not None:
-                        sheet.add(sample.index, sample.image)
-                    progress.advance()
-            if sheet is not None and grid is not None:
-                sheet.save(grid)
+            size = runtime.manifest.image_size or (1, 1)
+            sheet = None if grid is None else ContactSheet(grid, sampling.n, size)
+            save_each(
+                runtime.stream(sampling.n, seed=sampling.seed, label=sampling.label, **sampling.settings),
+                lambda index: output or _numbered(out, index),
+                partial(made_by, "generate", runtime, runtime.schedule(**sampling.settings)),
+                progress,
+                sheet,
+            )
     except KeyboardInterrupt:
-        raise interrupted(progress, sampling.n, output or out) from None
+        raise interrupted(progress, output or out) from None
     click.echo(summary(progress, output or out, runtime.backend, runtime.variant))
 
 
 def _generate_again(like: Path, engine: Engine, out: Path, output: Path | None) -> None:
     from dataclasses import asdict, replace
 
-    from sundae_rt.errors import InputError
+    from sundae_rt.errors import InputError, shown
     from sundae_rt.provenance import read
 
     made = read(like)
@@ -99,14 +93,14 @@ def _generate_again(like: Path, engine: Engine, out: Path, output: Path | None) 
         raise InputError(f"{like} is an inpainting, made from another picture: only generated images can be made again")
     engine = replace(
         engine,
-        bundle=engine.bundle or _shipped(like, made),
+        bundle=engine.bundle or str(_shipped(like, made)),
         backend=made.backend if engine.backend == "auto" else engine.backend,
         variant=made.variant if engine.variant == "auto" else engine.variant,
     )
     with engine.load(1) as runtime:
         if runtime.fingerprint != made.fingerprint:
             raise InputError(
-                f"{like} was made with the bundle {made.bundle!r} ({made.fingerprint[:12]}), not with "
+                f"{like} was made with the bundle {shown(made.bundle)} ({made.fingerprint[:12]}), not with "
                 f"{runtime.manifest.name!r} ({runtime.fingerprint[:12]}): name where it lies with --bundle"
             )
         progress = Progress(1)
@@ -117,16 +111,18 @@ def _generate_again(like: Path, engine: Engine, out: Path, output: Path | None) 
         click.echo(summary(progress, path, runtime.backend, runtime.variant))
 
 
-def _shipped(like: Path, made: "Provenance") -> str:
+def _shipped(like: Path, made: "Provenance") -> Path:
     """The image's own bundle, if it ships; a name in somebody's file is never taken as a path."""
     from sundae_rt import engines
-    from sundae_rt.errors import InputError
+    from sundae_rt.errors import InputError, shown
 
-    if made.bundle not in engines.shipped():
+    bundles = engines.shipped()
+    if made.bundle not in bundles:
         raise InputError(
-            f"{like} was made with the bundle {made.bundle!r}, which does not ship: name where it lies with --bundle"
+            f"{like} was made with the bundle {shown(made.bundle)}, which does not ship: "
+            "name where it lies with --bundle"
         )
-    return made.bundle
+    return bundles[made.bundle]
 
 
 def _numbered(folder: Path, index: int) -> Path:

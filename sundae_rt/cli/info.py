@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sundae_rt.cli.interrupts import held_back
+
 if TYPE_CHECKING:
     from sundae_rt.bundle import Bundle
 
@@ -75,7 +77,8 @@ def _backends() -> dict[str, str | None]:
         if name == "auto":
             continue
         try:
-            open_backend(name)
+            with held_back():
+                open_backend(name)
             found[name] = None
         except BackendError as error:
             found[name] = str(error)
@@ -113,10 +116,16 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
 def _nested(values: Mapping[str, Any], indent: str) -> Iterator[str]:
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield f"{indent}{key}"
+            yield f"{indent}{_text(key)}"
             yield from _nested(value, indent + "  ")
         else:
-            yield f"{indent}{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+            yield f"{indent}{_text(key)}: {_text(value)}"
+
+
+def _text(value: Any) -> str:
+    """A value of free JSON on one line, in which nothing can move the terminal's cursor."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def _schedule(schedule: Mapping[str, Any]) -> str:

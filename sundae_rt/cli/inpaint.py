@@ -1,6 +1,7 @@
 """`sundae-rt inpaint`: repaint the white part of a mask."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from sundae_rt.cli.options import (
     sampling_options,
 )
 from sundae_rt.cli.progress import Progress, interrupted, summary
-from sundae_rt.cli.saving import made_by, save
+from sundae_rt.cli.saving import made_by, save_each
 
 
 @click.command("inpaint", short_help="Repaint the white part of a mask in an image.")
@@ -36,44 +37,39 @@ def command(
     output = output or Path(f"{image.stem}-inpainted.png")
     check_png(output)
 
-    from sundae_rt import inpainting
     from sundae_rt.images import open_image
-    from sundae_rt.sheet import ContactSheet, sheet_format
+    from sundae_rt.sheet import ContactSheet
 
-    if grid is not None:
-        sheet_format(grid)
     picture, selected = open_image(image), open_image(mask)
-    sheet = ContactSheet(sampling.n, (picture.height, picture.width)) if grid is not None else None
-    hashes = {"image_sha256": _sha256(image), "mask_sha256": _sha256(mask)}
-    written = output if sampling.n == 1 else output.with_stem(f"{output.stem}-*")
+    sheet = None if grid is None else ContactSheet(grid, sampling.n, (picture.height, picture.width))
+    image_sha256, mask_sha256 = _sha256(image), _sha256(mask)
+    several = sampling.n > 1
     progress = Progress(sampling.n)
+    written = output.with_stem(f"{output.stem}-*") if several else output
     try:
-        with engine.load(engine.batch_size) as runtime:
-            manifest, schedule = runtime.manifest, runtime.schedule(**sampling.settings)
-            if manifest.image_size is not None:
-                for note in inpainting.plan(picture, selected, manifest.image_size, manifest.latent_grid).notes:
-                    click.echo(f"sundae-rt: {note}", err=True)
-            with progress:
-                # A batch at a time: finished pictures are written before more of their size are made.
-                for first in range(0, sampling.n, engine.batch_size):
-                    samples = runtime.inpaint(
-                        picture,
-                        selected,
-                        min(engine.batch_size, sampling.n - first),
-                        seed=sampling.seed + first,
-                        label=sampling.label,
-                        **sampling.settings,
-                    )
-                    for index, sample in enumerate(samples, first):
-                        path = output if sampling.n == 1 else output.with_stem(f"{output.stem}-{index}")
-                        save(path, sample.image, made_by("inpaint", runtime, schedule, sample, index=index, **hashes))
-                        if sheet is not None:
-                            sheet.add(index, sample.image)
-                        progress.advance()
-        if sheet is not None and grid is not None:
-            sheet.save(grid)
+        with engine.load(sampling.n) as runtime:
+            plan = runtime.plan_inpainting(picture, selected)
+            for note in plan.notes:
+                click.echo(f"sundae-rt: {note}", err=True)
+            made = partial(
+                made_by,
+                "inpaint",
+                runtime,
+                runtime.schedule(**sampling.settings),
+                image_sha256=image_sha256,
+                mask_sha256=mask_sha256,
+            )
+            save_each(
+                runtime.stream_inpainting(
+                    plan, sampling.n, seed=sampling.seed, label=sampling.label, **sampling.settings
+                ),
+                lambda index: output.with_stem(f"{output.stem}-{index}") if several else output,
+                made,
+                progress,
+                sheet,
+            )
     except KeyboardInterrupt:
-        raise interrupted(progress, sampling.n, written) from None
+        raise interrupted(progress, written) from None
     click.echo(summary(progress, written, runtime.backend, runtime.variant))
 
 

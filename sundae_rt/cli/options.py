@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sundae_rt.cli.interrupts import held_back
 from sundae_rt.engines import DEFAULT
 
 if TYPE_CHECKING:
@@ -30,15 +31,16 @@ class Engine:
 
     def load(self, waiting: int) -> "Runtime":
         """Open the runtime, with room for `waiting` images in its queue."""
-        from sundae_rt.runtime import load
+        with held_back():
+            from sundae_rt.runtime import load
 
-        return load(
-            DEFAULT if self.bundle is None else self.bundle,
-            backend=self.backend,
-            variant=self.variant,
-            batch_size=self.batch_size,
-            max_waiting=waiting,
-        )
+            return load(
+                DEFAULT if self.bundle is None else self.bundle,
+                backend=self.backend,
+                variant=self.variant,
+                batch_size=self.batch_size,
+                max_waiting=waiting,
+            )
 
 
 @dataclass(frozen=True, slots=True)

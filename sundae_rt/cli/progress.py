@@ -23,9 +23,14 @@ class Progress:
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = sys.stderr is not None and sys.stderr.isatty()  # None: it was closed by the caller
         self._start = time.monotonic()
         self._drawn = -_INTERVAL
+
+    @property
+    def total(self) -> int:
+        """Images of the whole run."""
+        return self._total
 
     @property
     def done(self) -> int:
@@ -72,9 +77,9 @@ class Progress:
         return f"{self._done}/{self._total} images, {self.rate:.2f} images/s"
 
 
-def interrupted(progress: Progress, total: int, where: Path) -> click.exceptions.Exit:
+def interrupted(progress: Progress, where: Path) -> click.exceptions.Exit:
     """Say how far an interrupted run came, and return what ends the program."""
-    click.echo(f"sundae-rt: interrupted: {progress.done} of {total} images are in {where}", err=True)
+    click.echo(f"sundae-rt: interrupted: {progress.done} of {progress.total} images are in {where}", err=True)
     return click.exceptions.Exit(INTERRUPTED)
 
 

@@ -1,9 +1,12 @@
 """Writing images with the settings that made them."""
 
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sundae_rt import __version__
+from sundae_rt.cli.progress import Progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from sundae_rt.provenance import Provenance
     from sundae_rt.runtime import Runtime, Sample
     from sundae_rt.schedule import Schedule
+    from sundae_rt.sheet import ContactSheet
 
 
 def made_by(
@@ -19,11 +23,11 @@ def made_by(
     schedule: "Schedule",
     sample: "Sample",
     *,
-    index: int,
+    index: int | None = None,
     image_sha256: str | None = None,
     mask_sha256: str | None = None,
 ) -> "Provenance":
-    """How a sample was made; `index` is its place in the whole run."""
+    """How a sample was made; `index` is its place in its run, where that is not the sample's own."""
     from sundae_rt.provenance import Provenance
 
     return Provenance(
@@ -33,7 +37,7 @@ def made_by(
         fingerprint=runtime.fingerprint,
         variant=runtime.variant,
         backend=runtime.backend,
-        index=index,
+        index=sample.index if index is None else index,
         seed=sample.seed,
         schedule=schedule,
         label=sample.label,
@@ -48,3 +52,21 @@ def save(path: Path, image: "Image.Image", made: "Provenance") -> None:
 
     with replacing(path) as temporary:
         image.save(temporary, "PNG", pnginfo=made.png_info())
+
+
+def save_each(
+    samples: Generator["Sample", None, None],
+    path_of: Callable[[int], Path],
+    made: Callable[["Sample"], "Provenance"],
+    progress: Progress,
+    sheet: "ContactSheet | None",
+) -> None:
+    """Write each image as it finishes, under the path of its index, and a contact sheet of all at the end."""
+    with closing(samples), progress:
+        for sample in samples:
+            save(path_of(sample.index), sample.image, made(sample))
+            if sheet is not None:
+                sheet.add(sample.index, sample.image)
+            progress.advance()
+    if sheet is not None:
+        sheet.save()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -17,7 +18,8 @@ import pytest
 from PIL import Image
 
 import sundae_rt
-from fakes import IMAGE, write_bundle
+from fakes import IMAGE, FakeBackend, write_bundle
+from sundae_rt.errors import BundleError
 
 TESTS = Path(__file__).resolve().parent.parent
 
@@ -114,7 +116,7 @@ def test_ctrl_c_keeps_every_finished_image_whole_and_says_how_many(tmp_path: Pat
             assert image.convert("RGB").size == IMAGE[::-1]
 
 
-def test_ctrl_c_in_an_inpainting_keeps_every_finished_batch(tmp_path: Path) -> None:
+def test_ctrl_c_in_an_inpainting_keeps_every_finished_picture(tmp_path: Path) -> None:
     write_bundle(tmp_path / "fake")
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
@@ -149,6 +151,34 @@ def test_ctrl_c_anywhere_else_is_one_line_too(run: Any, monkeypatch: pytest.Monk
     assert (result.code, [line for line in result.err if line]) == (130, ["sundae-rt: interrupted"])
 
 
+def test_ctrl_c_is_not_lost_while_a_library_is_loaded(
+    run: Any, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swallow(name: str, threads: int | None) -> FakeBackend:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        return backend
+
+    monkeypatch.setattr("sundae_rt.runtime.open_backend", swallow)
+    result = run("generate", "--bundle", "fake")
+    assert (result.code, result.err) == (130, ["sundae-rt: interrupted: 0 of 1 images are in samples"])
+    assert backend.calls == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_stays_ignored_where_it_was(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return Path(path)
+
+    monkeypatch.setattr("sundae_rt.engines.resolve", interrupt)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a job in a shell's background
+    try:
+        assert run("generate", "--bundle", "fake").code == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # Pipes and files
 
 
@@ -169,6 +199,35 @@ def test_a_file_that_cannot_be_opened_is_named(run: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr("sundae_rt.engines.resolve", refuse)
     result = run("info", "fake")
     assert (result.code, result.err) == (1, ["sundae-rt: some/file: Permission denied"])
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "out of memory"),
+        (MemoryError("Unable to allocate 9 TiB"), "out of memory: Unable to allocate 9 TiB"),
+        (BundleError("odd: the graph '\x1b[2J' is\nno graph"), "odd: the graph '?[2J' is no graph"),
+    ],
+)
+def test_every_failure_is_one_printable_line(
+    error: Exception, told: str, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("sundae_rt.engines.resolve", fail)
+    result = run("info", "fake")
+    assert (result.code, result.out, result.err) == (1, [], [f"sundae-rt: {told}"])
+
+
+def test_a_file_name_that_is_no_text_causes_no_traceback(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "fake")
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    out = os.fsdecode(b"o\xff")
+    with process("generate", "--bundle", "fake", "--out", out, cwd=tmp_path, code=SLOW, env=strict) as program:
+        told, err = program.communicate()
+    assert program.returncode == 0, err
+    assert r"in o\udcff, " in told
 
 
 # The commands that need an extra

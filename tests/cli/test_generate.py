@@ -15,7 +15,7 @@ from PIL import Image
 
 from fakes import IMAGE, LABELS, FakeBackend, labelled, write_bundle
 from sundae_rt import provenance
-from sundae_rt.cli import generate
+from sundae_rt.cli import saving
 from sundae_rt.schedule import Schedule
 
 
@@ -83,13 +83,13 @@ def test_long_runs_keep_only_a_few_images_in_memory(run: Any, monkeypatch: pytes
         seen.append(weakref.ref(image))
         most = max(most, sum(reference() is not None for reference in seen))
 
-    monkeypatch.setattr(generate, "save", save)
+    monkeypatch.setattr(saving, "save", save)
     assert run("generate", "--bundle", "fake", "--n", 100, "--steps", 1, "--grid", "sheet.png").code == 0
     assert most <= 3
 
 
 def test_a_run_may_be_longer_than_the_queue_of_a_service(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "save", lambda path, image, made: None)
+    monkeypatch.setattr(saving, "save", lambda path, image, made: None)
     assert run("generate", "--bundle", "fake", "--n", 5000, "--steps", 1, "--batch-size", 512).code == 0
 
 
@@ -143,7 +143,9 @@ def test_like_finds_a_bundle_that_ships_and_asks_for_any_other(run: Any, monkeyp
     refused = run("generate", "--like", "samples/000000.png", "-o", "again.png")
     assert refused.code == 1
     assert "the bundle 'fake', which does not ship: name where it lies with --bundle" in refused.err[-1]
-    monkeypatch.setattr("sundae_rt.engines.shipped", lambda: ("fake",))
+    house = Path("fake").rename("house").resolve()
+    monkeypatch.setattr("sundae_rt.engines.shipped", lambda: {"fake": house})
+    Path("fake").mkdir()  # a folder that happens to have the bundle's name is not taken for it
     assert run("generate", "--like", "samples/000000.png", "-o", "again.png").code == 0
 
 
@@ -190,6 +192,7 @@ def test_like_goes_with_no_setting(option: tuple[str, Any], run: Any) -> None:
         ("--n", 0, 2, "0 is not in the range x>=1"),
         ("--n", "many", 2, "'many' is not a valid integer"),
         ("--steps", 0, 2, "'--steps': 0 is not in the range"),
+        ("--steps", 10**30, 1, "steps must be a whole number from 1 to 65536"),
         ("--min-steps", 0, 2, "'--min-steps': 0 is not in the range"),
         ("--min-steps", 7, 1, r"min_steps must be at most steps \(6\), not 7"),
         ("--seed", -1, 2, "'--seed': -1 is not in the range"),

@@ -28,6 +28,14 @@ def test_people_read_what_it_makes_holds_and_measured(run: Any) -> None:
         assert part in text
 
 
+def test_nothing_that_a_bundle_says_moves_the_cursor(run: Any) -> None:
+    write_bundle(Path("odd"), provenance={"a\x1b[2Jb": "c\x9b2Jd\ne"})
+    result = run("info", "odd")
+    assert result.code == 0
+    assert '  "a\\u001b[2Jb": "c\\u009b2Jd\\ne"' in result.out
+    assert all(line.isprintable() for line in result.out)
+
+
 def test_machines_read_the_same_as_json(run: Any) -> None:
     write_bundle(Path("earth"), **labelled(name="earth", provenance={"licence": "public domain"}))
     facts = json.loads("\n".join(run("info", "earth", "--json").out))

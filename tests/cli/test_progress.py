@@ -75,3 +75,10 @@ def test_elsewhere_a_failed_run_says_nothing(capfd: pytest.CaptureFixture[str]) 
     with pytest.raises(KeyError), Progress(2):
         raise KeyError
     assert not re.search(".", capfd.readouterr().err)
+
+
+def test_without_any_stderr_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as Python has it when the caller closed it
+    with Progress(1) as progress:
+        progress.advance()
+    assert progress.done == 1

@@ -64,6 +64,27 @@ def test_the_adversary_starts_late_and_leaves_the_codes_alone(vqgan, crops, tmp_
     assert not torch.equal(before.decoder.conv_out.weight, after.decoder.conv_out.weight)
 
 
+def test_labels_are_the_datas_own_and_an_unlabelled_prior_trains_too(prior, codes, tmp_path):
+    dataset = encoding.read(codes)
+    values = checkpoint.load(prior, "prior")
+    assert values["labels"] == list(dataset.labels)
+    assert values["config"]["labels"] == len(dataset.labels)
+    assert values["config"]["null_label"]
+    unlabelled = dataclasses.replace(dataset, labels=None, label_ids=None)
+    encoding.write(tmp_path / "codes.safetensors", unlabelled)
+    path = prior_training.train(
+        tmp_path / "codes.safetensors", tmp_path / "prior", preset="toy", steps=2, say=lambda line: None
+    )
+    assert checkpoint.load(path, "prior")["config"]["labels"] == 0
+
+
+def test_codes_of_another_vocabulary_are_refused_naming_both_sides(codes, tmp_path):
+    other = dataclasses.replace(encoding.read(codes), vocabulary=65)
+    encoding.write(tmp_path / "codes.safetensors", other)
+    with pytest.raises(InputError, match="vocabulary 64, the codes have 65"):
+        prior_training.train(tmp_path / "codes.safetensors", tmp_path / "prior", preset="toy", say=lambda line: None)
+
+
 def test_the_prior_learns(prior):
     losses = logged(prior.parent / "prior.log", "loss")
     assert losses[-1] < 0.85 * losses[0]
@@ -75,10 +96,10 @@ def test_a_resumed_run_has_the_losses_of_an_unbroken_one(codes, tmp_path, monkey
         preset = read_config(*arguments)
         return dataclasses.replace(preset, training=dataclasses.replace(preset.training, save_every=4))
 
-    def interrupted(trainer, batch, labels, step):
+    def interrupted(trainer, batch, step):
         if step == 6:
             raise KeyboardInterrupt
-        return take_step(trainer, batch, labels, step)
+        return take_step(trainer, batch, step)
 
     def run(folder, resume=False):
         prior_training.train(codes, folder, preset="toy", steps=8, resume=resume, say=lambda line: None)

@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 
 from sundae_rt.errors import InputError
 from sundae_rt.training import checkpoint, config, encoding, loop
-from sundae_rt.training.data import StepSampler, batches
 from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior
 from sundae_rt.training.prior.sundae import SundaeLoss, sample
 from sundae_rt.training.vqgan.model import VQGAN, to_pixels
@@ -68,7 +67,8 @@ class PriorPreset:
 def read_config(preset: str, dataset: encoding.LatentDataset | None = None) -> PriorPreset:
     """Sizes, training and default schedule of a shipped preset.
 
-    With a dataset, its vocabulary, latent grid and number of labels must be the preset's.
+    With a dataset, its vocabulary and latent grid must be the preset's; the number of labels is the dataset's, and a
+    preset's null label and label dropout hold only where there are labels.
 
     Raises:
         InputError: the two differ; both sides are named.
@@ -77,17 +77,19 @@ def read_config(preset: str, dataset: encoding.LatentDataset | None = None) -> P
     where = f"preset {preset!r} [prior]"
     training = config.build(PriorTraining, values.pop("training", {}), f"{where[:-1]}.training]")
     schedule = config.build(DefaultSchedule, values.pop("schedule", {}), f"{where[:-1]}.schedule]")
+    if dataset is not None:
+        values["labels"] = len(dataset.labels or ())
+    if not values.get("labels"):
+        values["null_label"] = False
     sizes = config.build(HourglassConfig, values, where)
     if dataset is not None:
-        labels = len(dataset.labels or ())
         for name, wanted, found in (
             ("vocabulary", sizes.vocabulary, dataset.vocabulary),
             ("latent_grid", sizes.latent_grid, tuple(dataset.codes.shape[1:])),
-            ("labels", sizes.labels, labels),
         ):
             if wanted != found:
                 raise InputError(f"{where} has {name} {wanted}, the codes have {found}")
-    if training.label_dropout and not sizes.null_label:
+    if training.label_dropout and sizes.labels and not sizes.null_label:
         raise InputError(f"{where}: label_dropout needs null_label = true")
     return PriorPreset(sizes, training, schedule)
 
@@ -119,17 +121,18 @@ class PriorTrainer:
         groups = [{"params": decayed, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, how.learning_rate, (0.9, 0.98))
         self.objective = accelerator.prepare(SundaeLoss(self.prior, how.label_dropout))
+        self.prior.train()
 
-    def step(self, codes: Tensor, labels: Tensor | None, step: int) -> dict[str, float]:
-        """One update on int64 ``[B, T]`` codes; returns this step's figures."""
-        how = self.how
+    def step(self, batch: dict[str, Tensor], step: int) -> dict[str, float]:
+        """One update on int64 ``codes [B, T]`` and, where there are labels, ``label [B]``; returns its figures."""
+        how, labels = self.how, batch.get("label")
         rate = loop.learning_rate(step, 0, how.steps, how.learning_rate, how.warmup, how.anneal)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         device = self.accelerator.device
         with self.accelerator.autocast():
             result = self.objective(
-                codes.to(device),
+                batch["codes"].to(device),
                 labels.to(device) if labels is not None else None,
                 how.unroll_steps if step >= how.unroll_start else 1,
             )
@@ -181,28 +184,18 @@ def train(
     wanted = read_config(preset, dataset)
     how = wanted.training if steps is None else dataclasses.replace(wanted.training, steps=steps)
     path = out / "prior.pt"
-    if resume and not checkpoint.resume_path(path).exists():
-        raise InputError(f"nothing to resume: {checkpoint.resume_path(path)} does not exist")
-    if path.exists() and not resume:
-        raise InputError(f"{path} exists: name another folder, or go on with --resume")
-    out.mkdir(parents=True, exist_ok=True)
-
-    accelerator = loop.make_accelerator()
-    rank, ranks = accelerator.process_index, accelerator.num_processes
-    vqgan = _vqgan_beside(codes, out, dataset) if rank == 0 else None
-    loop.seed_step(seed, -1)
+    run = loop.Run(path, how.steps, how.batch_size, how.save_every, seed, resume)
+    accelerator = loop.begin(run)
+    vqgan = _vqgan_beside(codes, out, dataset) if accelerator.is_main_process else None
     trainer = PriorTrainer(wanted.sizes, how, accelerator)
-    start = trainer.restore(checkpoint.read(checkpoint.resume_path(path))) if resume else 0
-    sampler = StepSampler(len(dataset.codes), how.batch_size, start, how.steps, seed, False, rank, ranks)
-    progress = loop.Progress(how.steps, start, how.batch_size, out / "prior.log", quiet=rank > 0)
-    trainer.prior.train()
-    for step, batch in enumerate(batches(_Grids(dataset), sampler), start):
-        loop.seed_step(seed, step, rank)
-        progress.update(trainer.step(batch["codes"], batch.get("label"), step))
-        if rank == 0 and ((step + 1) % how.save_every == 0 or step + 1 == how.steps):
-            _save(path, trainer, step + 1, wanted, dataset, preset, seed)
-            if vqgan is not None:
-                _sheet(out / "prior-samples.png", trainer, vqgan, wanted.schedule)
+
+    def save(step: int) -> None:
+        provenance = {**config.about(preset), "preset": preset, "images": len(dataset.codes)}
+        _save(path, trainer, wanted.schedule, dataset, provenance | {"steps": step, "seed": seed})
+        if vqgan is not None:
+            _sheet(out / "prior-samples.png", trainer, vqgan, wanted.schedule)
+
+    loop.train(run, trainer, _Grids(dataset), save)
     say(f"wrote {path}")
     return path
 
@@ -225,31 +218,20 @@ def _vqgan_beside(codes: Path, out: Path, dataset: encoding.LatentDataset) -> VQ
 def _save(
     path: Path,
     trainer: PriorTrainer,
-    step: int,
-    preset: PriorPreset,
+    schedule: DefaultSchedule,
     dataset: encoding.LatentDataset,
-    name: str,
-    seed: int,
+    provenance: dict[str, Any],
 ) -> None:
-    checkpoint.save(checkpoint.resume_path(path), trainer.state(step))
     values = {
         "format_version": checkpoint.FORMAT_VERSION,
         "kind": "prior",
-        "config": dataclasses.asdict(preset.sizes),
+        "config": dataclasses.asdict(trainer.prior.config),
         "weights": trainer.ema.weights(trainer.prior),
         "labels": list(dataset.labels) if dataset.labels else None,
         "label_weights": list(dataset.label_weights) if dataset.label_weights else None,
-        "schedule": dataclasses.asdict(preset.schedule),
+        "schedule": dataclasses.asdict(schedule),
         "vqgan": {"file": "vqgan.pt", "codes_sha256": dataset.codes_sha256},
-        "provenance": {
-            **config.about(name),
-            "preset": name,
-            "images": len(dataset.codes),
-            "steps": step,
-            "seed": seed,
-            "training": dataclasses.asdict(trainer.how),
-            "torch": str(torch.__version__),
-        },
+        "provenance": provenance | {"training": dataclasses.asdict(trainer.how), "torch": str(torch.__version__)},
     }
     checkpoint.save(path, values)
 

@@ -15,9 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from sundae_rt.errors import InputError
 from sundae_rt.training import checkpoint, config, loop
-from sundae_rt.training.data import ImageFolder, StepSampler, batches
+from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import PerceptualLoss
 from sundae_rt.training.vqgan.losses import PatchDiscriminator, adaptive_weight, hinge_loss
 from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model, to_pixels
@@ -99,6 +98,7 @@ class VQGANTrainer:
         self.ema = loop.EMA(averaged, how.ema_decay)
         self.usage = torch.zeros(sizes.codebook_size, device=accelerator.device)
         self.wrapped, self.wrapped_discriminator = accelerator.prepare(self.model, self.discriminator)
+        self.model.train()
 
     def _phase(self, step: int) -> tuple[bool, int, int]:
         """Is the adversary on, and first and last step of this phase."""
@@ -228,47 +228,26 @@ def train(
         how = dataclasses.replace(how, steps=steps)
     images = ImageFolder(data, sizes.image_size)
     path = out / "vqgan.pt"
-    if resume and not checkpoint.resume_path(path).exists():
-        raise InputError(f"nothing to resume: {checkpoint.resume_path(path)} does not exist")
-    if path.exists() and not resume:
-        raise InputError(f"{path} exists: name another folder, or go on with --resume")
-    out.mkdir(parents=True, exist_ok=True)
+    run = loop.Run(path, how.steps, how.batch_size, how.save_every, seed, resume, how.augment, how.workers)
+    trainer = VQGANTrainer(sizes, how, loop.begin(run))
 
-    accelerator = loop.make_accelerator()
-    loop.seed_step(seed, -1)
-    trainer = VQGANTrainer(sizes, how, accelerator)
-    start = trainer.restore(checkpoint.read(checkpoint.resume_path(path))) if resume else 0
-    rank, ranks = accelerator.process_index, accelerator.num_processes
-    sampler = StepSampler(len(images), how.batch_size, start, how.steps, seed, how.augment, rank, ranks)
-    progress = loop.Progress(how.steps, start, how.batch_size, out / "vqgan.log", quiet=rank > 0)
-    trainer.model.train()
-    for step, pixels in enumerate(batches(images, sampler, how.workers), start):
-        loop.seed_step(seed, step, rank)
-        progress.update(trainer.step(pixels, step))
-        if rank == 0 and ((step + 1) % how.save_every == 0 or step + 1 == how.steps):
-            _save(path, trainer, step + 1, preset, str(data.name), seed, len(images))
-            _sheet(out / "vqgan-samples.png", trainer, images)
+    def save(step: int) -> None:
+        provenance = {"data": data.name, **config.about(preset), "preset": preset, "images": len(images)}
+        _save(path, trainer, provenance | {"steps": step, "seed": seed})
+        _sheet(out / "vqgan-samples.png", trainer, images)
+
+    loop.train(run, trainer, images, save)
     say(f"wrote {path}")
     return path
 
 
-def _save(path: Path, trainer: VQGANTrainer, step: int, preset: str, data: str, seed: int, images: int) -> None:
-    checkpoint.save(checkpoint.resume_path(path), trainer.state(step))
+def _save(path: Path, trainer: VQGANTrainer, provenance: dict[str, Any]) -> None:
     values = {
         "format_version": checkpoint.FORMAT_VERSION,
         "kind": "vqgan",
         "config": dataclasses.asdict(trainer.model.config),
         "weights": trainer.ema.weights(trainer.model),
-        "provenance": {
-            **config.about(preset),
-            "preset": preset,
-            "data": data,
-            "images": images,
-            "steps": step,
-            "seed": seed,
-            "training": dataclasses.asdict(trainer.how),
-            "torch": str(torch.__version__),
-        },
+        "provenance": provenance | {"training": dataclasses.asdict(trainer.how), "torch": str(torch.__version__)},
     }
     checkpoint.save(path, values)
 

@@ -1,0 +1,33 @@
+"""Ctrl-C, where it would get lost."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let a Ctrl-C that comes during the block take effect at its end.
+
+    Native libraries swallow one that comes while they are imported, or fail with an error of another kind. Where
+    Ctrl-C is ignored or handled otherwise than by `KeyboardInterrupt`, it stays so.
+    """
+    raises_here = threading.current_thread() is threading.main_thread()
+    if not raises_here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
