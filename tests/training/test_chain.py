@@ -133,11 +133,11 @@ def test_the_bundle_computes_what_pytorch_computes(bundle, prior, vqgan):
     sources = from_checkpoints(prior, None)
     grids = np.random.default_rng(0).integers(0, 64, (4, 8, 8), dtype=np.int32)
     with sundae_rt.load(bundle) as runtime:
-        logits, pixels = runtime.logits(grids), runtime.decode(grids)
+        logits, pixels = runtime.logits(grids, label=[0, 1, 2, 0]), runtime.decode(grids)
         manifest = runtime.manifest
     with torch.no_grad():
         flat = torch.from_numpy(grids).flatten(1)
-        assert np.abs(logits.reshape(4, 64, 64) - sources.prior(flat).numpy()).max() < 1e-4
+        assert np.abs(logits.reshape(4, 64, 64) - sources.prior(flat, torch.tensor([0, 1, 2, 0])).numpy()).max() < 1e-4
         wanted = (sources.vqgan.decode(torch.from_numpy(grids)).permute(0, 2, 3, 1).numpy() + 1) * 127.5
     assert np.abs(pixels - wanted.clip(0, 255)).max() <= 1
     assert manifest.checks["decoder"]["pixels_max_difference"] <= 1
