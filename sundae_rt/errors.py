@@ -36,3 +36,8 @@ def shown(value: object) -> str:
     """The value as an error's message quotes it: one line, and not a long one."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def one_line(error: Exception) -> str:
+    """The text of a foreign error on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, one_line
 from sundae_rt.files import replacing
 
 FORMAT_VERSION = 1
@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{str(error).splitlines()[0]}"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"cannot read the checkpoint {path}: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} is no checkpoint: it holds a {type(values).__name__}, not a dict")
     return values

@@ -28,8 +28,7 @@ def read_preset(name: str, section: str) -> dict[str, Any]:
     """
     if name not in preset_names():
         raise InputError(f"unknown preset {name!r}: choose one of {', '.join(preset_names())}")
-    text = (resources.files("sundae_rt.training.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    preset = tomllib.loads(text)
+    preset = _read(name)
     if section not in preset:
         raise InputError(f"preset {name!r} has no [{section}] section")
     return preset[section]
@@ -37,8 +36,12 @@ def read_preset(name: str, section: str) -> dict[str, Any]:
 
 def about(name: str) -> dict[str, str]:
     """A preset's ``[about]`` section: data, licence and recipe, carried on into checkpoint and manifest."""
+    return dict(_read(name).get("about", {}))
+
+
+def _read(name: str) -> dict[str, Any]:
     text = (resources.files("sundae_rt.training.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    return dict(tomllib.loads(text).get("about", {}))
+    return tomllib.loads(text)
 
 
 def build(cls: type[T], values: dict[str, Any], where: str) -> T:

@@ -113,7 +113,7 @@ class Progress:
 
 
 class Trainer(Protocol):
-    """What :func:`run` drives."""
+    """What :func:`train` drives."""
 
     accelerator: Accelerator
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from sundae_rt.backends.cores import available_cores
-from sundae_rt.errors import BackendError
+from sundae_rt.errors import BackendError, one_line
 
 # The smallest model there is (int32 x -> Identity -> y), as the bytes of its protobuf: it tells whether an execution
 # provider starts on this machine, which `get_available_providers` does not (that lists what was compiled in).
@@ -106,8 +106,3 @@ class OnnxRuntimeGraph:
             return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
         except Exception as error:  # as above
             raise BackendError(f"{self._name} failed: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    """The text of a foreign error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
