@@ -38,8 +38,10 @@ def make_accelerator() -> Accelerator:
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     # Which weights take part changes when the codes freeze, and the codebook moves by itself.
-    wrapping = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    return Accelerator(mixed_precision="bf16" if fast else "no", kwargs_handlers=[wrapping])
+    wrapping = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # Left to itself, Accelerator ignores several processes where there is no GPU: each would train alone, on all data.
+    cpu = not torch.accelerator.is_available()
+    return Accelerator(cpu=cpu, mixed_precision="bf16" if fast else "no", kwargs_handlers=[wrapping])
 
 
 def learning_rate(step: int, start: int, end: int, peak: float, warmup: int, anneal: bool) -> float:

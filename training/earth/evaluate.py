@@ -43,8 +43,9 @@ BATCH = 32
 @click.option("--steps", default=20, show_default=True, help="Sampling steps.")
 def main(bundle: Path, prior: Path, data: Path, count: int, steps: int) -> None:
     """Measures, prints and records."""
-    heldout = ImageFolder(data / "heldout", 128)
-    train = ImageFolder(data / "train", 128)
+    side = _side(bundle)
+    heldout = ImageFolder(data / "heldout", side)
+    train = ImageFolder(data / "train", side)
     if len(heldout) < 2 * count or len(train) < count:
         raise click.ClickException(f"{2 * count} held-out crops are needed, and {count} for training")
     shuffled = np.random.default_rng(0).permutation(len(heldout))
@@ -92,8 +93,17 @@ def _batches(images: ImageFolder, indices: NDArray[np.int64]) -> Iterator[NDArra
         yield np.stack([images[int(index)].numpy() for index in indices[start : start + BATCH]])
 
 
+def _side(bundle: Path) -> int:
+    """Pixels along one side of the bundle's pictures."""
+    size = Manifest.from_json((bundle / "manifest.json").read_bytes()).image_size
+    if size is None:
+        raise click.ClickException(f"{bundle} has no decoder: there are no pictures to measure")
+    return size[0]
+
+
 def _samples(runtime: sundae_rt.Runtime, count: int, steps: int) -> NDArray[np.uint8]:
-    pictures = np.zeros((count, 128, 128, 3), np.uint8)
+    height, width = runtime.manifest.image_size or (0, 0)
+    pictures = np.zeros((count, height, width, 3), np.uint8)
     with click.progressbar(runtime.stream(n=count, steps=steps), length=count, label="sampling") as bar:
         for sample in bar:
             pictures[sample.index] = np.asarray(sample.image)

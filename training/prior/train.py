@@ -196,7 +196,8 @@ def train(
             _sheet(out / "prior-samples.png", trainer, vqgan, wanted.schedule)
 
     loop.train(run, trainer, _Grids(dataset), save)
-    say(f"wrote {path}")
+    if trainer.accelerator.is_main_process:
+        say(f"wrote {path}")
     return path
 
 

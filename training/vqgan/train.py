@@ -30,8 +30,10 @@ class VQGANTraining:
     Until ``quantiser_start`` the decoder sees unquantised latents while the codebook already follows them: a codebook
     that must catch an untrained encoder collapses to a few codes. ``discriminator_start`` is the step at which the
     adversary joins; null trains a plain VQ-VAE. With ``freeze_codes`` encoder and codebook stay as they are from that
-    step on, so that a prior can be trained on their codes while the decoder learns texture. ``codebook_decay`` null
-    trains the codebook by gradient instead of as a moving average. ``perceptual`` names the feature network (see
+    step on, so that a prior can be trained on their codes while the decoder learns texture. Over the first
+    ``adversarial_warmup`` of those steps the adversary's weight rises from nothing: the adaptive weight would blow a
+    discriminator that knows nothing yet up to full strength. ``codebook_decay`` null trains the codebook by gradient
+    instead of as a moving average. ``perceptual`` names the feature network (see
     :class:`~sundae_rt.training.features.PerceptualLoss`) or is null.
     """
 
@@ -54,6 +56,7 @@ class VQGANTraining:
     discriminator_start: int | None = None
     freeze_codes: bool = False
     adversarial_weight: float = 0.8
+    adversarial_warmup: int = 0
     adversarial_learning_rate: float = 4e-4
     discriminator_channels: int = 64
     discriminator_layers: int = 3
@@ -123,7 +126,8 @@ class VQGANTrainer:
         with self.accelerator.autocast():
             reconstruction, quantised = self.wrapped(images, bypass=step < self.how.quantiser_start)
         reconstruction = reconstruction.float()
-        figures = self._update_model(images, reconstruction, quantised, adversarial, frozen)
+        strength = min(1.0, (step - start + 1) / max(self.how.adversarial_warmup, 1)) if adversarial else 0.0
+        figures = self._update_model(images, reconstruction, quantised, strength, frozen)
         if adversarial:
             figures |= self._update_discriminator(images, reconstruction.detach())
         if not frozen and self.how.codebook_decay is not None:
@@ -137,7 +141,7 @@ class VQGANTrainer:
         return figures
 
     def _update_model(
-        self, images: Tensor, reconstruction: Tensor, quantised: Quantised, adversarial: bool, frozen: bool
+        self, images: Tensor, reconstruction: Tensor, quantised: Quantised, strength: float, frozen: bool
     ) -> dict[str, float]:
         pixel = functional.l1_loss(reconstruction, images)
         feature = self.perceptual(reconstruction, images) if self.perceptual else images.new_zeros(())
@@ -148,11 +152,11 @@ class VQGANTrainer:
             if self.how.codebook_decay is None:
                 loss = loss + self.how.codebook_weight * quantised.codebook
         figures = {"l1": float(pixel.detach()), "features": float(feature.detach())}
-        if adversarial:
+        if strength:
             self.discriminator.requires_grad_(False)
             fooled = -self.wrapped_discriminator(reconstruction).mean()
             weight = adaptive_weight(faithful, fooled, self.model.decoder.conv_out.weight)
-            loss = loss + self.how.adversarial_weight * weight * fooled
+            loss = loss + self.how.adversarial_weight * strength * weight * fooled
             self.discriminator.requires_grad_(True)
             figures["adversarial"] = float(fooled.detach())
         self.optimiser.zero_grad(set_to_none=True)
@@ -237,7 +241,8 @@ def train(
         _sheet(out / "vqgan-samples.png", trainer, images)
 
     loop.train(run, trainer, images, save)
-    say(f"wrote {path}")
+    if trainer.accelerator.is_main_process:
+        say(f"wrote {path}")
     return path
 
 
