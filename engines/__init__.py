@@ -11,19 +11,21 @@ DEFAULT: Final = "earth"
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:
-    """The path of a bundle: a path that exists wins, else the name of a bundle that ships.
+    """The path of a bundle. The name of one that ships wins over a path: `./earth` is the folder here, `earth` is not.
+
+    A `Path` object is never a name, since it does not keep the `./`.
 
     Raises:
         BundleError: it is neither; the message lists the names that ship.
     """
+    bundles = shipped()
+    if isinstance(name_or_path, str) and name_or_path in bundles:
+        return bundles[name_or_path]
     path = Path(name_or_path)
     if os.path.exists(path):  # unlike Path.exists, it takes no offence at a name that is too long, or a closed folder
         return path
-    bundles = shipped()
-    if str(name_or_path) in bundles:
-        return bundles[str(name_or_path)]
     known = ", ".join(bundles) or "none"
-    raise BundleError(f"no bundle {shown(str(name_or_path))}: neither a path that exists nor one that ships ({known})")
+    raise BundleError(f"no bundle {shown(str(name_or_path))}: neither one that ships ({known}) nor a path that exists")
 
 
 def shipped() -> Mapping[str, Path]:

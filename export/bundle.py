@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from sundae_rt.errors import InputError
 from sundae_rt.export import checks, graphs
-from sundae_rt.export.conversion import drop_output, to_onnx
-from sundae_rt.export.sources import Sources, from_checkpoints, from_preset
+from sundae_rt.export.conversion import data_path, drop_output, to_onnx
+from sundae_rt.export.published.labels import LabelOrder
+from sundae_rt.export.sources import PriorHalf, Sources, from_checkpoints, from_preset
+from sundae_rt.families import FAMILIES
 from sundae_rt.files import replacing_folder
-from sundae_rt.manifest import GraphFile, Manifest
+from sundae_rt.manifest import DataFile, GraphFile, Manifest
 
 VARIANTS = ("fp32",)
 CHECKED_ROWS = 3
@@ -27,6 +30,11 @@ def export_checkpoint(
     *,
     out: Path,
     vqgan: Path | None = None,
+    config: Path | None = None,
+    vqgan_config: Path | None = None,
+    label_order: LabelOrder = "index",
+    label_names: Path | None = None,
+    image_size: tuple[int, int] | None = None,
     preset: str | None = None,
     random_weights: bool = False,
     variants: Iterable[str] = VARIANTS,
@@ -37,9 +45,14 @@ def export_checkpoint(
     """Exports a prior and the VQ-GAN beside it, either alone, or a preset with random weights, to the folder ``out``.
 
     Args:
-        checkpoint: ``prior.pt``; its VQ-GAN is found beside it.
+        checkpoint: ``prior.pt``, whose VQ-GAN is found beside it; or a published prior.
         out: the bundle's folder; its name becomes the bundle's.
-        vqgan: the VQ-GAN, where it lies elsewhere or is exported alone.
+        vqgan: the VQ-GAN, where it lies elsewhere or is exported alone; or a published one, a file or a folder.
+        config: the config of a published prior.
+        vqgan_config: the config of a published VQ-GAN; a ``diffusers`` folder holds its own.
+        label_order: how a published prior numbers its classes; ``string`` for the published ImageNet runs.
+        label_names: a file with a name for each of its classes, one a line.
+        image_size: (H, W) of images in pixels, where a VQ-GAN exported alone is not to have its nominal size.
         preset: with ``random_weights``, the preset to build.
         random_weights: asked for explicitly, so that nobody serves noise by mistake.
         variants: precisions; this version makes ``fp32``.
@@ -51,7 +64,7 @@ def export_checkpoint(
         ``out``.
 
     Raises:
-        InputError: bad arguments, unreadable or mismatched checkpoints, an existing folder.
+        InputError: bad arguments, unreadable or mismatched checkpoints and configs, an existing folder.
         BundleError: a graph that differs from PyTorch by more than its tolerance; nothing is written.
     """
     for variant in variants:
@@ -61,15 +74,29 @@ def export_checkpoint(
         raise InputError("--preset and --random-weights go together: a preset has no trained weights")
     if preset is not None and (checkpoint is not None or vqgan is not None):
         raise InputError("--preset makes both models: leave out --checkpoint and --vqgan")
+    if preset is not None and (vqgan_config is not None or image_size is not None):
+        raise InputError("--preset has sizes of its own: leave out --vqgan-config and --image-size")
     with replacing_folder(out, force=force) as folder:
-        sources = from_preset(preset) if preset is not None else from_checkpoints(checkpoint, vqgan)
+        sources = (
+            from_preset(preset)
+            if preset is not None
+            else from_checkpoints(
+                checkpoint,
+                vqgan,
+                config=config,
+                vqgan_config=vqgan_config,
+                label_order=label_order,
+                label_names=label_names,
+                image_size=image_size,
+            )
+        )
+        for note in sources.notes:
+            say(note)
         files: dict[str, dict[str, GraphFile]] = {}
         measured: dict[str, Any] = {}
-        for name, model, figures in _graphs(sources, logits):
+        for name, model, figures in _graphs(sources, logits, folder):
             say(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures.items()))
-            data = model.SerializeToString()
-            (folder / f"{name}.onnx").write_bytes(data)
-            files[name] = {"fp32": GraphFile(f"{name}.onnx", hashlib.sha256(data).hexdigest())}
+            files[name] = {"fp32": _write(model, folder / f"{name}.onnx")}
             measured[name] = figures
         manifest = _manifest(out.resolve().name, sources, files, measured)
         (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
@@ -77,43 +104,53 @@ def export_checkpoint(
     return out
 
 
-def _graphs(sources: Sources, logits: bool) -> Iterable[tuple[str, onnx.ModelProto, dict[str, Any]]]:
+def _write(model: onnx.ModelProto, path: Path) -> GraphFile:
+    """Writes a graph, beside which `to_onnx` may have put its weights, and hashes both."""
+    graph, data = model.SerializeToString(), None
+    path.write_bytes(graph)
+    if (weights := data_path(path)).exists():
+        with weights.open("rb") as file:
+            data = DataFile(weights.name, hashlib.file_digest(file, "sha256").hexdigest())
+    return GraphFile(path.name, hashlib.sha256(graph).hexdigest(), data=data)
+
+
+def _graphs(sources: Sources, logits: bool, folder: Path) -> Iterable[tuple[str, onnx.ModelProto, dict[str, Any]]]:
     generator = torch.Generator().manual_seed(0)
     if sources.prior is not None:
-        inputs = _denoiser_inputs(sources, generator)
+        prior, inputs = sources.prior.model, _denoiser_inputs(sources.prior, generator)
         labelled = "label" in inputs
-        module = (graphs.LabelledDenoiser if labelled else graphs.Denoiser)(sources.prior).eval()
-        model = to_onnx(module, inputs, ["new_codes", "proposal", "confidence", "logits"])
-        figures = checks.check_denoiser(model, module, inputs)
+        module = (graphs.LabelledDenoiser if labelled else graphs.Denoiser)(prior).eval()
+        outputs = ["new_codes", "proposal", "confidence", "logits"]
+        model = to_onnx(module, inputs, outputs, folder / "denoiser.onnx")
+        figures = checks.check_denoiser(model, module, inputs, folder)
         drop_output(model, "logits")
         yield "denoiser", model, figures
         if logits:
             inputs = {name: inputs[name] for name in ("codes", "label") if name in inputs}
-            plain = graphs.Logits(sources.prior).eval()
-            model = to_onnx(plain, inputs, ["logits"])
-            yield "logits", model, checks.check_logits(model, plain, inputs)
+            plain = graphs.Logits(prior).eval()
+            model = to_onnx(plain, inputs, ["logits"], folder / "logits.onnx")
+            yield "logits", model, checks.check_logits(model, plain, inputs, folder)
     if sources.vqgan is not None:
-        sizes = sources.vqgan.config
-        places = sizes.latent_side**2
-        codes = torch.randint(sizes.codebook_size, (CHECKED_ROWS, places), generator=generator, dtype=torch.int32)
-        decoder = graphs.Decoder(sources.vqgan).eval()
-        model = to_onnx(decoder, {"codes": codes}, ["images"])
-        yield "decoder", model, checks.check_decoder(model, decoder, {"codes": codes})
+        vqgan, grid = sources.vqgan.model, sources.latent_grid
+        shape = (CHECKED_ROWS, math.prod(grid))
+        codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
+        decoder = graphs.Decoder(vqgan, grid).eval()
+        model = to_onnx(decoder, {"codes": codes}, ["images"], folder / "decoder.onnx")
+        yield "decoder", model, checks.check_decoder(model, decoder, {"codes": codes}, folder)
         # Pictures that the decoder makes are closer to what the encoder will see than noise is.
         with torch.no_grad():
             images = {"images": decoder(codes)}
-        encoder = graphs.Encoder(sources.vqgan).eval()
-        model = to_onnx(encoder, images, ["codes"])
-        yield "encoder", model, checks.check_encoder(model, encoder, images)
+        encoder = graphs.Encoder(vqgan).eval()
+        model = to_onnx(encoder, images, ["codes"], folder / "encoder.onnx")
+        yield "encoder", model, checks.check_encoder(model, encoder, images, folder)
 
 
-def _denoiser_inputs(sources: Sources, generator: torch.Generator) -> dict[str, Tensor]:
-    assert sources.prior is not None
-    sizes = sources.prior.config
-    places = sizes.latent_grid[0] * sizes.latent_grid[1]
-    shape = (CHECKED_ROWS, places)
+def _denoiser_inputs(prior: PriorHalf, generator: torch.Generator) -> dict[str, Tensor]:
+    sizes = prior.model.config
+    shape = (CHECKED_ROWS, math.prod(sizes.latent_grid))
+    known = FAMILIES[prior.family](sizes.vocabulary).input_codes
     inputs = {
-        "codes": torch.randint(sizes.vocabulary, shape, generator=generator, dtype=torch.int32),
+        "codes": torch.randint(known, shape, generator=generator, dtype=torch.int32),
         # One row is greedy, so that both branches are checked.
         "temperature": torch.tensor([0.0, 0.7, 1.0]),
         "uniform": torch.rand(shape, generator=generator),
@@ -128,22 +165,23 @@ def _denoiser_inputs(sources: Sources, generator: torch.Generator) -> dict[str, 
 def _manifest(
     name: str, sources: Sources, files: dict[str, dict[str, GraphFile]], measured: dict[str, Any]
 ) -> Manifest:
-    image_size, grid, vocabulary = None, (0, 0), 0
-    if sources.vqgan is not None:
-        sizes = sources.vqgan.config
-        image_size = (sizes.image_size, sizes.image_size)
-        grid, vocabulary = (sizes.latent_side, sizes.latent_side), sizes.codebook_size
-    if sources.prior is not None:
-        grid, vocabulary = sources.prior.config.latent_grid, sources.prior.config.vocabulary
+    of_prior: dict[str, Any] = {}
+    if (prior := sources.prior) is not None:
+        of_prior = {
+            "family": prior.family,
+            "labels": prior.labels,
+            "label_weights": prior.label_weights,
+            "null_label": prior.model.config.null_label if prior.labels is not None else None,
+            "default_schedule": prior.schedule,
+        }
     return Manifest(
         name=name,
-        latent_grid=grid,
-        vocabulary=vocabulary,
+        latent_grid=sources.latent_grid,
+        vocabulary=sources.vocabulary,
+        codebook_size=None if sources.codebook_size == sources.vocabulary else sources.codebook_size,
         graphs=files,
-        image_size=image_size,
-        labels=sources.labels,
-        label_weights=sources.label_weights,
-        default_schedule=sources.schedule,
+        image_size=sources.image_size,
         checks=measured,
         provenance=sources.provenance,
+        **of_prior,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,26 @@ AGREEMENT = 0.999
 """Smallest share of equal codes: a draw, or a nearest code, may be a tie within rounding."""
 
 
-def run_onnx(model: onnx.ModelProto, inputs: dict[str, Tensor]) -> list[np.ndarray]:
-    """Runs a model under ONNX Runtime on the CPU."""
+def run_onnx(model: onnx.ModelProto, inputs: dict[str, Tensor], folder: Path | None = None) -> list[np.ndarray]:
+    """Runs a model under ONNX Runtime on the CPU; ``folder`` holds the weights that are not inside it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
 
 
 @torch.no_grad()
-def check_denoiser(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+def check_denoiser(
+    model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor], folder: Path | None = None
+) -> dict[str, Any]:
     """Compares codes, proposals, confidence and logits; returns the figures.
 
     Raises:
         BundleError: a difference over its tolerance.
     """
-    found = run_onnx(model, inputs)
+    found = run_onnx(model, inputs, folder)
     wanted = [tensor.numpy() for tensor in module(*inputs.values())]
     scale = max(1.0, float(np.abs(wanted[3]).max()))
     figures = {
@@ -58,13 +63,15 @@ def check_denoiser(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, 
 
 
 @torch.no_grad()
-def check_decoder(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+def check_decoder(
+    model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor], folder: Path | None = None
+) -> dict[str, Any]:
     """Compares pixels; returns the largest difference, of 255.
 
     Raises:
         BundleError: over the tolerance.
     """
-    found, wanted = run_onnx(model, inputs)[0].astype(int), module(*inputs.values()).numpy().astype(int)
+    found, wanted = run_onnx(model, inputs, folder)[0].astype(int), module(*inputs.values()).numpy().astype(int)
     difference = int(np.abs(found - wanted).max())
     if difference > PIXEL_TOLERANCE:
         raise BundleError(
@@ -75,13 +82,15 @@ def check_decoder(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, T
 
 
 @torch.no_grad()
-def check_encoder(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+def check_encoder(
+    model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor], folder: Path | None = None
+) -> dict[str, Any]:
     """Compares codes; returns the share of equal ones.
 
     Raises:
         BundleError: under the tolerance.
     """
-    share = float((run_onnx(model, inputs)[0] == module(*inputs.values()).numpy()).mean())
+    share = float((run_onnx(model, inputs, folder)[0] == module(*inputs.values()).numpy()).mean())
     if share < AGREEMENT:
         raise BundleError(
             f"the encoder's ONNX graph finds other codes than PyTorch: {share:.2%} equal, {AGREEMENT:.1%} needed; "
@@ -91,13 +100,15 @@ def check_encoder(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, T
 
 
 @torch.no_grad()
-def check_logits(model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+def check_logits(
+    model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor], folder: Path | None = None
+) -> dict[str, Any]:
     """Compares logits; returns their largest difference.
 
     Raises:
         BundleError: over the tolerance.
     """
-    found, wanted = run_onnx(model, inputs)[0], module(*inputs.values()).numpy()
+    found, wanted = run_onnx(model, inputs, folder)[0], module(*inputs.values()).numpy()
     difference, scale = float(np.abs(found - wanted).max()), max(1.0, float(np.abs(wanted).max()))
     if not difference <= LOGITS_TOLERANCE * scale:
         raise BundleError(f"the logits graph differs from PyTorch by {difference:.3g}; nothing was written")

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 OPSET = 22
+INLINE_LIMIT = 2**31 - 2**24
+"""Bytes of weights that a graph's own file may hold: a protobuf ends at 2**31, and the graph itself needs some."""
 
 
-def to_onnx(module: nn.Module, examples: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
+def to_onnx(
+    module: nn.Module, examples: dict[str, Tensor], outputs: list[str], path: Path | None = None
+) -> onnx.ModelProto:
     """Converts a module whose inputs all have the batch as first axis.
 
     Args:
         module: in evaluation mode; its ``forward`` takes ``examples`` in their order.
         examples: name of each input to an example of two rows or more.
         outputs: a name for each output.
+        path: where the graph is going to be written. Weights of more than :data:`INLINE_LIMIT` are written beside it,
+            to :func:`data_path`, and may not be without it.
 
     Returns:
-        A checked model; all its tensors are inside.
+        A checked model. Its tensors are inside, or in the file beside ``path``, from where it is run.
     """
     batch = torch.export.Dim("batch", min=1, max=65535)
     with warnings.catch_warnings():
@@ -37,10 +44,24 @@ def to_onnx(module: nn.Module, examples: dict[str, Tensor], outputs: list[str]) 
             dynamic_shapes=[{0: batch}] * len(examples),
             verbose=False,
         )
-    model = program.model_proto
+    size = sum(tensor.nbytes for tensor in module.state_dict().values())
+    if size <= INLINE_LIMIT or path is None:
+        model = program.model_proto
+        _strip(model)
+        onnx.checker.check_model(model)
+        return model
+    # The weights go from the module to the file one by one: no second copy of them is ever in memory.
+    program.save(path, external_data=True)
+    onnx.checker.check_model(path)
+    model = onnx.load(path, load_external_data=False)
+    path.unlink()
     _strip(model)
-    onnx.checker.check_model(model)
     return model
+
+
+def data_path(path: Path) -> Path:
+    """Where the weights of a graph at ``path`` lie that its own file cannot hold."""
+    return path.with_name(f"{path.name}.data")
 
 
 def drop_output(model: onnx.ModelProto, name: str) -> None:

@@ -72,14 +72,13 @@ class Logits(nn.Module):
 class Decoder(nn.Module):
     """Codes to pixels: int32 ``[B, T]`` to uint8 ``[B, H, W, 3]``."""
 
-    def __init__(self, vqgan: VQGAN) -> None:
+    def __init__(self, vqgan: VQGAN, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.vqgan = vqgan
+        self.vqgan, self.grid = vqgan, grid
 
     def forward(self, codes: Tensor) -> Tensor:
         """Clamped and rounded to 0..255."""
-        side = self.vqgan.config.latent_side
-        return to_pixels(self.vqgan.decode(codes.view(-1, side, side)))
+        return to_pixels(self.vqgan.decode(codes.view(-1, *self.grid)), self.vqgan.config.pixel_range)
 
 
 class Encoder(nn.Module):
@@ -90,8 +89,8 @@ class Encoder(nn.Module):
         self.vqgan = vqgan
 
     def forward(self, images: Tensor) -> Tensor:
-        """The nearest code of every latent."""
-        return self.vqgan.encode(to_model(images)).flatten(1).to(torch.int32)
+        """The code of every latent."""
+        return self.vqgan.encode(to_model(images, self.vqgan.config.pixel_range)).flatten(1).to(torch.int32)
 
 
 def _decide(

@@ -8,101 +8,272 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sundae_rt.errors import InputError
+from sundae_rt.export.published import tensors
+from sundae_rt.export.published.labels import LabelOrder
+from sundae_rt.export.published.priors import read_prior
+from sundae_rt.export.published.vqgans import read_vqgan
 from sundae_rt.schedule import Schedule
 from sundae_rt.training import checkpoint, config
 from sundae_rt.training.encoding import load_vqgan
+from sundae_rt.training.pixels import CODES as PIXEL_CODES
+from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
+from sundae_rt.training.pixels import read_config as read_pixels
 from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior
 from sundae_rt.training.prior.train import read_config as read_prior_preset
 from sundae_rt.training.vqgan.model import VQGAN
 from sundae_rt.training.vqgan.train import read_config as read_vqgan_preset
 
+Size = tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """The models to export, either of which may be missing, and what the manifest says of them."""
+class Pairing:
+    """The VQ-GAN that a prior's checkpoint names: its file, where it is known, and the hash that decides its codes."""
 
-    prior: HourglassPrior | None
-    vqgan: VQGAN | None
+    file: str | None
+    codes_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PriorHalf:
+    """A prior to export, and what the manifest says of it.
+
+    ``model``: int codes ``[B, T]`` (and label ``[B]``) to logits ``[B, T, V]``; its ``config`` has ``vocabulary``,
+    ``latent_grid``, ``labels`` and ``null_label``. ``pairing``: None where the file names no VQ-GAN beyond doubt.
+    """
+
+    model: nn.Module
     labels: tuple[str, ...] | None = None
     label_weights: tuple[float, ...] | None = None
     schedule: Schedule = field(default_factory=Schedule)
     provenance: dict[str, Any] = field(default_factory=dict)
+    family: str = "sundae"
+    pairing: Pairing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VQGANHalf:
+    """A VQ-GAN to export, or what stands in its place where codes are pixels, and where it comes from."""
+
+    model: VQGAN | GreyPixels
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The halves to export, either of which may be missing.
+
+    ``wanted_size``: (H, W) of images in pixels, where it is not to follow from the halves.
+
+    Two halves that record no pairing may differ in two ways. A grid other than the VQ-GAN's nominal one is decoded as
+    it is, for a VQ-GAN is convolutional: images are as large as the prior's grid makes them. And a prior may use fewer
+    codes than the codebook has. :attr:`notes` says so. Where a pairing is recorded, both are refused.
+
+    Raises:
+        InputError: halves that do not match, or a size that they cannot have; both sides are named.
+    """
+
+    prior: PriorHalf | None
+    vqgan: VQGANHalf | None
+    wanted_size: Size | None = None
 
     def __post_init__(self) -> None:
+        if self.wanted_size is not None:
+            self._check_wanted_size(self.wanted_size)
         if self.prior is None or self.vqgan is None:
             return
-        sizes, vqgan = self.prior.config, self.vqgan.config
-        if sizes.vocabulary != vqgan.codebook_size:
+        sizes, vqgan = self.prior.model.config, self.vqgan.model.config
+        paired = self.prior.pairing is not None
+        if sizes.vocabulary > vqgan.codebook_size or (paired and sizes.vocabulary != vqgan.codebook_size):
             raise InputError(
                 f"the prior has {sizes.vocabulary} codes, the VQ-GAN's codebook has {vqgan.codebook_size}: "
                 "they were not trained together"
             )
-        if sizes.latent_grid != (vqgan.latent_side, vqgan.latent_side):
+        if paired and sizes.latent_grid != self._nominal_grid:
             raise InputError(
-                f"the prior's latent grid is {sizes.latent_grid[0]}x{sizes.latent_grid[1]}, the VQ-GAN makes "
-                f"{vqgan.latent_side}x{vqgan.latent_side}: they were not trained together"
+                f"the prior's latent grid is {_by(sizes.latent_grid)}, the VQ-GAN makes {_by(self._nominal_grid)}: "
+                "they were not trained together"
             )
 
+    def _check_wanted_size(self, size: Size) -> None:
+        if self.vqgan is None:
+            raise InputError(f"an image size of {_by(size)} needs a VQ-GAN: name one with --vqgan")
+        if min(size) < 1 or size[0] % self._factor or size[1] % self._factor:
+            raise InputError(
+                f"the image size must be a multiple of the VQ-GAN's f = {self._factor} both ways, not {_by(size)}"
+            )
+        if self.prior is not None and self.image_size != size:
+            raise InputError(
+                f"the image size is {_by(size)}, but the prior's grid of {_by(self.latent_grid)} makes images of "
+                f"{_by(self.image_size or (0, 0))}"
+            )
 
-def from_checkpoints(prior_path: Path | None, vqgan_path: Path | None) -> Sources:
-    """Reads a prior and its VQ-GAN; the VQ-GAN is found beside the prior unless it is named.
+    @property
+    def latent_grid(self) -> Size:
+        """(h, w) of an image's codes."""
+        if self.prior is not None:
+            return tuple(self.prior.model.config.latent_grid)
+        if self.wanted_size is not None:
+            return self.wanted_size[0] // self._factor, self.wanted_size[1] // self._factor
+        return self._nominal_grid
+
+    @property
+    def image_size(self) -> Size | None:
+        """(H, W) of an image in pixels; None without a VQ-GAN."""
+        if self.vqgan is None:
+            return None
+        return self.latent_grid[0] * self._factor, self.latent_grid[1] * self._factor
+
+    @property
+    def vocabulary(self) -> int:
+        """Codes that the prior knows; without a prior, that the codebook has."""
+        half = self.prior or self.vqgan
+        assert half is not None
+        return half.model.config.vocabulary if half is self.prior else half.model.config.codebook_size
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes that encoder and decoder know; without a VQ-GAN, that the prior does."""
+        return self.vocabulary if self.vqgan is None else self.vqgan.model.config.codebook_size
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where each half comes from."""
+        halves = {"prior": self.prior, "vqgan": self.vqgan}
+        return {name: half.provenance for name, half in halves.items() if half is not None}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What differs between halves that record no pairing, one line each."""
+        if self.prior is None or self.vqgan is None:
+            return ()
+        notes = []
+        if self.vocabulary < self.codebook_size:
+            notes.append(f"the prior knows {self.vocabulary} of the VQ-GAN's {self.codebook_size} codes")
+        if self.latent_grid != self._nominal_grid:
+            notes.append(
+                f"the prior's latent grid is {_by(self.latent_grid)} and not the VQ-GAN's nominal "
+                f"{_by(self._nominal_grid)}: images have {_by(self.image_size or (0, 0))} pixels"
+            )
+        return tuple(notes)
+
+    @property
+    def _factor(self) -> int:
+        """f: pixels of image along one side of a latent cell."""
+        assert self.vqgan is not None
+        return self.vqgan.model.config.image_size // self.vqgan.model.config.latent_side
+
+    @property
+    def _nominal_grid(self) -> Size:
+        assert self.vqgan is not None
+        side = self.vqgan.model.config.latent_side
+        return side, side
+
+
+def from_checkpoints(
+    prior_path: Path | None,
+    vqgan_path: Path | None,
+    *,
+    config: Path | None = None,
+    vqgan_config: Path | None = None,
+    label_order: LabelOrder = "index",
+    label_names: Path | None = None,
+    image_size: Size | None = None,
+) -> Sources:
+    """Reads a prior and a VQ-GAN, or either; each is this project's own or a published one.
+
+    The VQ-GAN of an own prior is found beside it unless it is named.
 
     Raises:
         InputError: unreadable, mismatched, or neither given.
     """
-    if prior_path is None:
-        if vqgan_path is None:
-            raise InputError("nothing to export: name a prior with --checkpoint, a VQ-GAN with --vqgan, or a --preset")
-        vqgan = load_vqgan(vqgan_path)
-        return Sources(None, vqgan, provenance={"vqgan": _about_vqgan(vqgan_path, vqgan)})
-    values = checkpoint.load(prior_path, "prior")
-    prior = HourglassPrior(config.build(HourglassConfig, values["config"], f"{prior_path}: config"))
-    checkpoint.load_weights(prior, values["weights"], str(prior_path))
-    named = values["vqgan"]
-    beside = prior_path.parent / Path(named["file"]).name
-    if vqgan_path is None and beside.exists():
-        vqgan_path = beside
-    provenance: dict[str, Any] = {"prior": values["provenance"]}
-    vqgan = None
+    if prior_path is None and vqgan_path is None:
+        raise InputError("nothing to export: name a prior with --checkpoint, a VQ-GAN with --vqgan, or a --preset")
+    if config is not None and prior_path is None:
+        raise InputError(f"the config {config} belongs to a published prior: name its --checkpoint")
+    prior = None
+    if vqgan_config is not None and vqgan_path is None:
+        raise InputError(f"the config {vqgan_config} belongs to a published VQ-GAN: name it with --vqgan")
+    if prior_path is not None:
+        prior = _read_prior(prior_path, config, label_order, label_names)
+        if vqgan_path is None and prior.pairing is not None and prior.pairing.file is not None:
+            beside = prior_path.parent / Path(prior.pairing.file).name
+            vqgan_path = beside if beside.exists() else None
     if vqgan_path is not None:
-        vqgan = load_vqgan(vqgan_path)
-        provenance["vqgan"] = _about_vqgan(vqgan_path, vqgan)
-        found = provenance["vqgan"]["codes_sha256"]
-        if found != named["codes_sha256"]:
+        vqgan = _read_vqgan(vqgan_path, vqgan_config)
+    elif prior is not None and prior.pairing is not None and prior.pairing.codes_sha256 == PIXEL_CODES:
+        vqgan = _grey_pixels(GreyPixelsConfig(prior.model.config.latent_grid[0]))
+    else:
+        vqgan = None
+    if prior is not None and vqgan is not None and prior.pairing is not None:
+        found, named = vqgan.provenance["codes_sha256"], prior.pairing.codes_sha256
+        if found != named:
             raise InputError(
                 f"{vqgan_path} (codes {found[:12]}) is not the VQ-GAN whose codes {prior_path} learned "
-                f"(codes {named['codes_sha256'][:12]})"
+                f"(codes {named[:12]})"
             )
-    return Sources(
+    return Sources(prior, vqgan, image_size)
+
+
+def _read_prior(path: Path, settings: Path | None, label_order: LabelOrder, label_names: Path | None) -> PriorHalf:
+    """This project's own checkpoint, or else a published one with its config."""
+    values = checkpoint.read(path)
+    if "kind" not in values:
+        if settings is None:
+            raise InputError(f"{path} is no checkpoint of this project; for a published prior give its --config too")
+        found = read_prior(path, settings, label_order=label_order, label_names=label_names)
+        return PriorHalf(found.prior, found.labels, None, found.schedule, found.provenance, found.family)
+    if settings is not None:
+        raise InputError(f"{path} holds its own config: leave out --config {settings}")
+    if label_order != "index" or label_names is not None:
+        raise InputError(f"{path} holds its own labels: leave out --label-order and --label-names")
+    values = checkpoint.load(path, "prior")
+    prior = HourglassPrior(config.build(HourglassConfig, values["config"], f"{path}: config"))
+    checkpoint.load_weights(prior, values["weights"], str(path))
+    return PriorHalf(
         prior.eval(),
-        vqgan,
         tuple(values["labels"]) if values["labels"] else None,
         tuple(values["label_weights"]) if values["label_weights"] else None,
         Schedule(**values["schedule"]),
-        provenance,
+        values["provenance"],
+        pairing=Pairing(values["vqgan"]["file"], values["vqgan"]["codes_sha256"]),
     )
+
+
+def _read_vqgan(path: Path, settings: Path | None) -> VQGANHalf:
+    """This project's own checkpoint, or else a published file or folder."""
+    if tensors.is_own(path):
+        if settings is not None:
+            raise InputError(f"{path} holds its own config: leave out --vqgan-config {settings}")
+        model, provenance = load_vqgan(path), dict(checkpoint.load(path, "vqgan")["provenance"])
+    else:
+        model, provenance = read_vqgan(path, settings)
+    return VQGANHalf(model, provenance | {"codes_sha256": checkpoint.tensor_hash(model.codes_parameters())})
+
+
+def _grey_pixels(sizes: GreyPixelsConfig) -> VQGANHalf:
+    return VQGANHalf(GreyPixels(sizes).eval(), {"codes": "grey levels of pixels", "codes_sha256": PIXEL_CODES})
 
 
 def from_preset(preset: str, seed: int = 0) -> Sources:
     """A preset's models at their real size with random weights, for benchmarks and trials."""
     torch.manual_seed(seed)
+    about = {"preset": preset, "weights": "random: for benchmarks and trials, not for pictures"}
     wanted = read_prior_preset(preset)
+    labels = tuple(f"label-{index}" for index in range(wanted.sizes.labels)) or None
+    schedule = Schedule(**dataclasses.asdict(wanted.schedule))
+    prior = PriorHalf(HourglassPrior(wanted.sizes).eval(), labels, None, schedule, about)
+    if "pixels" in config.sections(preset):
+        return Sources(prior, _grey_pixels(read_pixels(preset)))
     vqgan = VQGAN(read_vqgan_preset(preset)[0]).eval()
     # A codebook at its initial size of nearly nothing would decode to one flat grey.
     torch.nn.init.normal_(vqgan.quantize.embedding.weight)
-    count = wanted.sizes.labels
-    return Sources(
-        HourglassPrior(wanted.sizes).eval(),
-        vqgan,
-        tuple(f"label-{index}" for index in range(count)) or None,
-        None,
-        Schedule(**dataclasses.asdict(wanted.schedule)),
-        {"preset": preset, "weights": "random: for benchmarks and trials, not for pictures"},
-    )
+    return Sources(prior, VQGANHalf(vqgan, about))
 
 
-def _about_vqgan(path: Path, vqgan: VQGAN) -> dict[str, Any]:
-    about = dict(checkpoint.load(path, "vqgan")["provenance"])
-    return about | {"codes_sha256": checkpoint.tensor_hash(vqgan.codes_parameters())}
+def _by(size: Size) -> str:
+    """A size as messages write it; both ways are in the order of arrays, rows first."""
+    return f"{size[0]}x{size[1]}"

@@ -3,19 +3,23 @@
 import hashlib
 import lzma
 import os
+import shutil
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from sundae_rt.errors import BundleError
-from sundae_rt.manifest import GraphFile, Manifest
+from sundae_rt.manifest import DataFile, GraphFile, Manifest
 
 MANIFEST_FILE: Final = "manifest.json"
 
 _MANIFEST_LIMIT = 16 * 2**20
 _GRAPH_LIMIT = 2**31  # a protobuf, hence an ONNX file, holds no more
+_DATA_LIMIT = 2**37
 # What `zipfile` raises on damage, encryption or an unknown compression, besides OSError. ValueError: names not UTF-8.
 _UNREADABLE_ZIP = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, zlib.error, lzma.LZMAError)
 
@@ -76,42 +80,84 @@ class Bundle:
             raise BundleError(f"{self.path}: {graph} has no variant {variant!r} (it has {', '.join(variants)})")
         entry = variants[variant]
         data = _read(self.path, entry.file, _GRAPH_LIMIT)
-        digest = hashlib.sha256(data).hexdigest()
+        self._check_digest(entry, hashlib.sha256(data).hexdigest())
+        return data
+
+    @contextmanager
+    def weights(self, graph: str, variant: str) -> Iterator[Path | None]:
+        """A folder with the data file of one variant of one graph, while the graph is loaded; None where it has none.
+
+        It is the bundle's own, or a temporary one into which a zip file's is unpacked.
+
+        Raises:
+            BundleError: the bundle lacks the data file, or it is altered or outside the bundle.
+        """
+        entry = self.variants(graph)[variant].data
+        if entry is None:
+            yield None
+        elif self.path.is_dir():
+            with _open_in_folder(self.path, entry.file, _DATA_LIMIT) as file:
+                self._check_digest(entry, hashlib.file_digest(file, "sha256").hexdigest())
+            yield self.path
+        else:
+            # What has mapped a file on Windows keeps it from being removed.
+            with tempfile.TemporaryDirectory(prefix="sundae-rt-", ignore_cleanup_errors=True) as folder:
+                unpacked = Path(folder) / entry.file
+                _unpack(self.path, entry.file, unpacked)
+                with unpacked.open("rb") as file:
+                    self._check_digest(entry, hashlib.file_digest(file, "sha256").hexdigest())
+                yield Path(folder)
+
+    def _check_digest(self, entry: GraphFile | DataFile, digest: str) -> None:
         if digest != entry.sha256:
             raise BundleError(
                 f"{self.path}: {entry.file} is damaged or was altered (SHA-256 {digest[:12]}..., the manifest says "
                 f"{entry.sha256[:12]}...): fetch or export the bundle again"
             )
-        return data
 
 
 def _read(bundle: Path, name: str, limit: int) -> bytes:
     """The bytes of one file of a bundle."""
-    try:
-        return _read_from_folder(bundle, name, limit) if bundle.is_dir() else _read_from_zip(bundle, name, limit)
-    except OSError as error:
-        raise BundleError(f"{bundle}: cannot read {name}: {error.strerror or error}") from error
+    if not bundle.is_dir():
+        with _open_in_zip(bundle, name, limit) as file:
+            return file.read()
+    with _open_in_folder(bundle, name, limit) as file:
+        return file.read()
 
 
-def _read_from_folder(folder: Path, name: str, limit: int) -> bytes:
+def _unpack(archive: Path, name: str, target: Path) -> None:
+    with _open_in_zip(archive, name, _DATA_LIMIT) as file, target.open("wb") as unpacked:
+        shutil.copyfileobj(file, unpacked, 2**20)
+
+
+@contextmanager
+def _open_in_folder(folder: Path, name: str, limit: int) -> Iterator[BinaryIO]:
     file = Path(os.path.realpath(folder / name))
     if not file.is_relative_to(os.path.realpath(folder)):
         raise BundleError(f"{folder}: {name} is a link that leads out of the bundle")
     if not file.is_file():
         raise BundleError(f"{folder}: {name} is missing")
-    _check_size(folder, name, file.stat().st_size, limit)
-    return file.read_bytes()
+    try:
+        _check_size(folder, name, file.stat().st_size, limit)
+        with file.open("rb") as opened:
+            yield opened
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot read {name}: {error.strerror or error}") from error
 
 
-def _read_from_zip(archive: Path, name: str, limit: int) -> bytes:
+@contextmanager
+def _open_in_zip(archive: Path, name: str, limit: int) -> Iterator[BinaryIO]:
     try:
         with zipfile.ZipFile(archive) as opened:
             _check_size(archive, name, opened.getinfo(name).file_size, limit)
-            return opened.read(name)
+            with opened.open(name) as file:
+                yield file
     except KeyError:
         raise BundleError(f"{archive}: {name} is missing at the root of the archive") from None
     except _UNREADABLE_ZIP as error:
         raise BundleError(f"{archive}: not a readable zip file: {error}") from error
+    except OSError as error:
+        raise BundleError(f"{archive}: cannot read {name}: {error.strerror or error}") from error
 
 
 def _check_size(bundle: Path, name: str, size: int, limit: int) -> None:

@@ -1,7 +1,8 @@
 """The graphs of a bundle on a backend: which variant of each runs, loaded when first needed, outputs checked."""
 
+import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,8 @@ from sundae_rt.errors import BackendError, BundleError, SundaeError, shown
 from sundae_rt.manifest import Manifest
 
 Arrays = dict[str, NDArray[Any]]
+_Entries = dict[str, tuple[tuple[int, ...], type[np.generic]]]  # an input or output by name: shape behind batch, dtype
+_Shapes = dict[str, _Entries]  # by graph
 
 
 class Graphs:
@@ -38,7 +41,8 @@ class Graphs:
             )
         self._variants = {graph: _chosen(bundle.manifest, graph, backend, variant) for graph in held}
         self.variant: Final = self._variants[main]
-        self._shapes = _output_shapes(bundle.manifest)
+        self._inputs = _input_shapes(bundle.manifest)
+        self._outputs = _output_shapes(bundle.manifest)
         self._loaded: dict[str, Graph] = {}
         self._closed = False
         self._lock = threading.Lock()
@@ -47,9 +51,11 @@ class Graphs:
         """Load these graphs, unless they are.
 
         Raises:
-            BundleError: the bundle lacks one, or its file is damaged.
+            BundleError: the bundle lacks one, its file is damaged, or it does not fit the manifest.
             BackendError: the backend cannot load one.
         """
+        for name in names:
+            self._bundle.variants(name)  # says what is missing, before any is loaded
         for name in names:
             self._graph(name)
 
@@ -60,16 +66,10 @@ class Graphs:
             BundleError: as `require`; or the graph's outputs are not what the manifest lets one expect.
             BackendError: as `require`; or running it failed.
         """
-        count = len(next(iter(inputs.values())))
-        outputs = self._graph(name).run(inputs)
-        for output, (shape, dtype) in self._shapes[name].items():
-            found = outputs.get(output)
-            if found is None or found.shape != (count, *shape) or found.dtype != dtype:
-                told = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
-                raise BundleError(
-                    f"bundle {self._bundle.manifest.name!r}: the output {output} of {name} is {told}, where its "
-                    f"manifest means {np.dtype(dtype)} {[count, *shape]}: export it again"
-                )
+        outputs = self._checked(name, self._graph(name), inputs)
+        if name == "encoder" and (largest := int(outputs["codes"].max())) >= self._bundle.manifest.image_codes:
+            known = self._bundle.manifest.image_codes
+            raise self._misfit(f"encoder finds the code {largest}", f"has a codebook of {known}")
         return outputs
 
     def run_in_batches(self, name: str, inputs: Mapping[str, NDArray[Any]], batch_size: int) -> Arrays:
@@ -79,7 +79,7 @@ class Graphs:
             self.run(name, {key: value[start : start + batch_size] for key, value in inputs.items()})
             for start in range(0, count, batch_size)
         ]
-        return {key: np.concatenate([part[key] for part in parts]) for key in self._shapes[name]}
+        return {key: np.concatenate([part[key] for part in parts]) for key in self._outputs[name]}
 
     def close(self) -> None:
         """Let go of every graph; one that is running is freed when it ends."""
@@ -94,8 +94,53 @@ class Graphs:
             if name not in self._loaded:
                 self._bundle.variants(name)  # says what is missing
                 variant = self._variants[name]
-                self._loaded[name] = self._backend.load(self._bundle.read(name, variant), f"{name} ({variant})")
+                with self._bundle.weights(name, variant) as folder:
+                    graph = self._backend.load(self._bundle.read(name, variant), f"{name} ({variant})", folder)
+                self._check_inputs(name, graph)
+                if name == "denoiser":
+                    self._check_vocabulary(graph)
+                self._loaded[name] = graph
             return self._loaded[name]
+
+    def _checked(self, name: str, graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """The outputs of a graph, refused where they are not what the manifest lets one expect."""
+        count = len(next(iter(inputs.values())))
+        outputs = graph.run(inputs)
+        for output, (shape, dtype) in self._outputs[name].items():
+            found = outputs.get(output)
+            if found is None or found.shape != (count, *shape) or found.dtype != dtype:
+                told = "not at all" if found is None else f"{found.dtype} {list(found.shape)}"
+                raise self._misfit(f"{name} puts out {output} {told}", f"means {np.dtype(dtype)} {[count, *shape]}")
+        return outputs
+
+    def _check_inputs(self, name: str, graph: Graph) -> None:
+        """Refuse a graph whose inputs are not those that the manifest lets one expect."""
+        wanted = {entry: shape for entry, (shape, _) in self._inputs[name].items()}
+        for entry in (*wanted, *graph.inputs):
+            if entry not in graph.inputs:
+                raise self._misfit(f"{name} takes no {entry}", f"means it to take {', '.join(wanted)}")
+            if entry not in wanted:
+                raise self._misfit(f"{name} takes {entry}", f"means it to take {', '.join(wanted)} alone")
+            own, meant = graph.inputs[entry], wanted[entry]
+            if len(own) != len(meant) or any(size not in (None, other) for size, other in zip(own, meant, strict=True)):
+                raise self._misfit(f"{name} takes {entry} {_shape(own)}", f"means {_shape(meant)}")
+
+    def _check_vocabulary(self, denoiser: Graph) -> None:
+        """Have the denoiser tell how many codes it knows: a `uniform` that nothing passes draws the last one."""
+        inputs = {entry: np.ones((1, *shape), dtype) for entry, (shape, dtype) in self._inputs["denoiser"].items()}
+        inputs |= {entry: np.zeros_like(inputs[entry]) for entry in ("codes", "label") if entry in inputs}
+        inputs["uniform"] = np.full_like(inputs["uniform"], 2)
+        known = int(self._checked("denoiser", denoiser, inputs)["proposal"].max()) + 1
+        if known != self._bundle.manifest.vocabulary:
+            raise self._misfit(f"denoiser knows {known} codes", self._has_vocabulary())
+
+    def _has_vocabulary(self) -> str:
+        return f"has a vocabulary of {self._bundle.manifest.vocabulary}"
+
+    def _misfit(self, graph: str, manifest: str) -> BundleError:
+        return BundleError(
+            f"bundle {self._bundle.manifest.name!r}: its {graph}, where its manifest {manifest}: export it again"
+        )
 
 
 def _chosen(manifest: Manifest, graph: str, backend: Backend, variant: str) -> str:
@@ -114,10 +159,31 @@ def _chosen(manifest: Manifest, graph: str, backend: Backend, variant: str) -> s
     )
 
 
-def _output_shapes(manifest: Manifest) -> dict[str, dict[str, tuple[tuple[int, ...], type[np.generic]]]]:
-    """Graph -> output -> (shape behind the batch, dtype)."""
-    height, width = manifest.latent_grid
-    positions = height * width
+def _shape(behind_batch: Sequence[int | None]) -> str:
+    return f"[{','.join(['N', *('?' if size is None else str(size) for size in behind_batch)])}]"
+
+
+def _input_shapes(manifest: Manifest) -> _Shapes:
+    positions = math.prod(manifest.latent_grid)
+    codes: _Entries = {"codes": ((positions,), np.int32)}
+    images: _Entries = {"images": ((*(manifest.image_size or ()), 3), np.uint8)}
+    draws: _Entries = {
+        "temperature": ((), np.float32),
+        "uniform": ((positions,), np.float32),
+        "update": ((positions,), np.bool_),
+    }
+    label: _Entries = {"label": ((), np.int32)} if manifest.labels is not None else {}
+    guidance: _Entries = {"guidance": ((), np.float32)} if manifest.labels is not None else {}
+    return {
+        "denoiser": {**codes, **draws, **label, **guidance},
+        "decoder": codes,
+        "encoder": images,
+        "logits": {**codes, **label},
+    }
+
+
+def _output_shapes(manifest: Manifest) -> _Shapes:
+    positions = math.prod(manifest.latent_grid)
     codes = ((positions,), np.int32)
     return {
         "denoiser": {"new_codes": codes, "proposal": codes, "confidence": ((positions,), np.float32)},

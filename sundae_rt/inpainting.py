@@ -127,7 +127,7 @@ def plan(
     if pixels.shape[:2] != image_size:
         _check_sides(picture.width, picture.height)
     selected, notes = _fitted_mask(mask, pixels.shape[:2])
-    window = _choose_window(selected, image_size)
+    window = choose_window(selected, image_size)
     colours, inside = window.cut(pixels[..., :3]), window.cut(selected)
     beyond = ((0, window.height - inside.shape[0]), (0, window.width - inside.shape[1]))
     # Mirrored masked pixels are hidden from the model too, but their cells count as kept.
@@ -194,7 +194,8 @@ def _touched(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def _choose_window(mask: np.ndarray, image_size: tuple[int, int]) -> Window:
+def choose_window(mask: np.ndarray, image_size: tuple[int, int]) -> Window:
+    """The part of an image that the model sees, for a mask, bool [H,W] of the image's size with a True in it."""
     needs, middles = [], []
     for axis, length in enumerate(mask.shape):
         at = np.flatnonzero(mask.any(axis=1 - axis))

@@ -8,14 +8,15 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from sundae_rt.errors import BundleError, InputError, shown
+from sundae_rt.families import FAMILIES, settings_of
 from sundae_rt.schedule import Schedule
-from sundae_rt.validation import real, strict_json, whole
+from sundae_rt.validation import one_of, real, strict_json, whole
 
 FORMAT_VERSION: Final = 1
-FAMILIES: Final = ("sundae",)
 GRAPHS: Final = ("denoiser", "decoder", "encoder", "logits")
 
 _REQUIRED: Final = ("format_version", "family", "name", "latent_grid", "vocabulary", "graphs")
@@ -26,8 +27,10 @@ _KEYS: Final = (
     "image_size",
     "latent_grid",
     "vocabulary",
+    "codebook_size",
     "labels",
     "label_weights",
+    "null_label",
     "default_schedule",
     "graphs",
     "checks",
@@ -37,7 +40,22 @@ _MAX_SIDE = 8192  # of an image in pixels, and of its grid of codes
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+_LATER_SETTINGS: Final = ("stop", "order")  # of a schedule: older manifests have none
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """Weights that a graph's own file cannot hold (ONNX external data; a protobuf ends at 2 GiB).
+
+    Attributes:
+        file: plain file name inside the bundle, by which the graph names it.
+        sha256: digest of the file's bytes, 64 hex digits.
+    """
+
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +66,13 @@ class GraphFile:
         file: plain file name inside the bundle.
         sha256: digest of the file's bytes, 64 hex digits.
         requires: what a backend must provide to run it, such as "cuda"; empty if any backend can.
+        data: the file of its weights, where they are not in `file`; left out of the JSON where there is none.
     """
 
     file: str
     sha256: str
     requires: tuple[str, ...] = ()
+    data: DataFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +82,19 @@ class Manifest:
     Attributes:
         name: plain name of the bundle.
         latent_grid: (h, w) of an image's codes.
-        vocabulary: number of codes in the codebook; codes are 0 .. vocabulary - 1.
+        vocabulary: number of codes that the denoiser knows, 0 .. vocabulary - 1; without one, as `image_codes`.
+        codebook_size: number of codes that encoder and decoder know, where they know more; None stands for vocabulary.
         graphs: graph name (one of `GRAPHS`) -> variant name ("fp32", ...) -> file.
         image_size: (H, W) of an image, multiples of the latent grid; None where the bundle has neither decoder nor
             encoder.
         labels: class names by id, or None for an unlabelled bundle.
         label_weights: share of each label in the training data, summing to 1; None stands for equal shares.
+        null_label: whether the denoiser knows a null label, which guidance leads away from. None, as in manifests that
+            do not say, stands for "if it has labels".
         default_schedule: what `generate` does unless told otherwise.
         checks: what the export measured (free JSON).
         provenance: data, licence, recipe, metrics (free JSON).
-        family: kind of model, one of `FAMILIES`.
+        family: kind of model, one of `families.FAMILIES`.
         format_version: version of the manifest's format.
 
     Raises:
@@ -83,8 +106,10 @@ class Manifest:
     vocabulary: int
     graphs: Mapping[str, Mapping[str, GraphFile]]
     image_size: tuple[int, int] | None = None
+    codebook_size: int | None = None
     labels: tuple[str, ...] | None = None
     label_weights: tuple[float, ...] | None = None
+    null_label: bool | None = None
     default_schedule: Schedule = field(default_factory=Schedule)
     checks: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -101,9 +126,17 @@ class Manifest:
                 f"manifest: image_size {list(self.image_size)} must be a multiple of latent_grid "
                 f"{list(self.latent_grid)}"
             )
-        if self.labels is None and self.default_schedule.guidance != 1:
+        if self.codebook_size is not None and self.codebook_size < self.vocabulary:
             raise BundleError(
-                f"manifest: default_schedule: guidance must be 1 without labels, not {self.default_schedule.guidance:g}"
+                f"manifest: codebook_size must be at least vocabulary, {self.vocabulary}, not {self.codebook_size}"
+            )
+        if self.labels is None and self.null_label:
+            raise BundleError("manifest: null_label must be false or null without labels, not true")
+        if not self.can_guide and self.default_schedule.guidance != 1:
+            lacking = "labels" if self.labels is None else "a null label"
+            raise BundleError(
+                f"manifest: default_schedule: guidance must be 1 without {lacking}, "
+                f"not {self.default_schedule.guidance:g}"
             )
         if self.label_weights is None:
             return
@@ -111,6 +144,16 @@ class Manifest:
             raise BundleError("manifest: label_weights must have one number for each of labels")
         if abs(sum(self.label_weights) - 1.0) > 1e-6:
             raise BundleError(f"manifest: label_weights must sum to 1, not {sum(self.label_weights):.6g}")
+
+    @property
+    def image_codes(self) -> int:
+        """How many codes encoder and decoder know: those of pictures are 0 .. image_codes - 1."""
+        return self.vocabulary if self.codebook_size is None else self.codebook_size
+
+    @property
+    def can_guide(self) -> bool:
+        """Whether the denoiser can follow a guidance other than 1."""
+        return self.labels is not None and self.null_label is not False
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Manifest":
@@ -129,6 +172,10 @@ class Manifest:
     def to_json(self) -> str:
         """The manifest as indented JSON text; `from_json` reads it back to an equal manifest."""
         values = asdict(self)
+        for variant in (variant for variants in values["graphs"].values() for variant in variants.values()):
+            if variant["data"] is None:
+                del variant["data"]
+        values["default_schedule"] = settings_of(self.family, self.default_schedule)
         return json.dumps({key: values[key] for key in _KEYS}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -140,23 +187,29 @@ def _fields(document: object) -> dict[str, Any]:
         raise InputError(
             f"format_version {version} is newer than this release reads ({FORMAT_VERSION}): upgrade sundae-rt"
         )
-    if raw.get("family") not in FAMILIES:
-        raise InputError(
-            f"family {shown(raw.get('family'))} is unknown to this release, which knows {', '.join(FAMILIES)}"
-        )
+    family = raw.get("family")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise InputError(f"family {shown(family)} is unknown to this release, which knows {', '.join(FAMILIES)}")
     _check_keys("the document", raw, required=_REQUIRED, allowed=_KEYS)
     return {
+        "family": family,
         "name": _plain_name("name", raw["name"]),
         "latent_grid": _size("latent_grid", raw["latent_grid"]),
-        "vocabulary": whole("vocabulary", raw["vocabulary"], 1, 2**24),
+        "vocabulary": _codes("vocabulary", raw["vocabulary"]),
         "graphs": _graphs(raw["graphs"]),
         "image_size": _or_null(_size, "image_size", raw),
+        "codebook_size": _or_null(_codes, "codebook_size", raw),
         "labels": _or_null(_labels, "labels", raw),
         "label_weights": _or_null(_weights, "label_weights", raw),
-        "default_schedule": _or_null(_schedule, "default_schedule", raw) or Schedule(),
+        "null_label": _or_null(_truth, "null_label", raw),
+        "default_schedule": _or_null(partial(_schedule, family), "default_schedule", raw) or Schedule(),
         "checks": _mapping("checks", raw.get("checks", {})),
         "provenance": _mapping("provenance", raw.get("provenance", {})),
     }
+
+
+def _codes(name: str, value: object) -> int:
+    return whole(name, value, 1, 2**24)
 
 
 def _graphs(value: object) -> dict[str, dict[str, GraphFile]]:
@@ -178,22 +231,36 @@ def _variants(name: str, value: object) -> dict[str, GraphFile]:
 
 def _graph_file(name: str, value: object) -> GraphFile:
     raw = _mapping(name, value)
-    _check_keys(name, raw, required=("file", "sha256"), allowed=("file", "sha256", "requires"))
-    sha256 = raw["sha256"]
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-        raise InputError(f"{name}.sha256 must be 64 lower-case hex digits, not {shown(sha256)}")
+    _check_keys(name, raw, required=("file", "sha256"), allowed=("file", "sha256", "requires", "data"))
+    file, sha256 = _plain_name(f"{name}.file", raw["file"]), _digest(f"{name}.sha256", raw["sha256"])
     requires = _strings(f"{name}.requires", raw.get("requires", []))
-    return GraphFile(_plain_name(f"{name}.file", raw["file"]), sha256, requires)
+    return GraphFile(file, sha256, requires, _or_null(_data_file, "data", raw))
 
 
-def _schedule(name: str, value: object) -> Schedule:
+def _data_file(name: str, value: object) -> DataFile:
     raw = _mapping(name, value)
-    keys = tuple(Schedule.__dataclass_fields__)
-    _check_keys(name, raw, required=keys, allowed=keys)
+    _check_keys(name, raw, required=("file", "sha256"), allowed=("file", "sha256"))
+    return DataFile(_plain_name(f"{name}.file", raw["file"]), _digest(f"{name}.sha256", raw["sha256"]))
+
+
+def _digest(name: str, value: object) -> str:
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise InputError(f"{name} must be 64 lower-case hex digits, not {shown(value)}")
+    return value
+
+
+def _schedule(family: str, name: str, value: object) -> Schedule:
+    raw = _mapping(name, value)
+    known = FAMILIES[family].settings
+    _check_keys(name, raw, required=[key for key in known if key not in _LATER_SETTINGS], allowed=known)
     try:
-        return Schedule(**raw)
+        return Schedule.from_settings(raw)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
+
+
+def _truth(name: str, value: object) -> bool:
+    return one_of(name, value, (True, False))
 
 
 def _size(name: str, value: object) -> tuple[int, int]:

@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     INITIAL_CODES = 0
     LABEL = 1
     STEP = 2
+    MASK = 3
 
 
 def uniforms(seed: int, purpose: Purpose, count: int, step: int = 0) -> NDArray[np.float32]:

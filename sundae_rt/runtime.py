@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sundae_rt import engines, inpainting, noise
+from sundae_rt import engines, inpainting, masks, noise
 from sundae_rt.backends import Backend, open_backend
 from sundae_rt.bundle import Bundle
 from sundae_rt.errors import InputError, shown
+from sundae_rt.families import FAMILIES
 from sundae_rt.graphs import Graphs
+from sundae_rt.images import as_rgb
 from sundae_rt.manifest import Manifest
 from sundae_rt.sampler import IMAGE_BATCH, Model, Pool, Request
-from sundae_rt.schedule import Schedule
+from sundae_rt.schedule import Order, Schedule, Stop
 from sundae_rt.validation import bool_array, real, real_array, whole, whole_array
 
 Codes = NDArray[np.int32]
@@ -33,7 +35,8 @@ class Settings(TypedDict, total=False):
     """The keyword arguments of `generate`, `stream` and `inpaint` that change the schedule; see `Schedule`.
 
     What is left out, or None, is as in the manifest's default schedule. `temperature` and `proportion` are a pair
-    (first step, last step), or one number for both.
+    (first step, last step), or one number for both. The family "absorbing" has `steps`, `temperature` and `guidance`
+    alone, and refuses the others.
     """
 
     steps: int | None
@@ -41,6 +44,8 @@ class Settings(TypedDict, total=False):
     proportion: float | Sequence[float] | None
     min_steps: int | None
     guidance: float | None
+    stop: Stop | None
+    order: Order | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,8 +122,9 @@ class Runtime:
         self.backend: Final = backend.name
         self._graphs = Graphs(bundle, backend, variant)
         self.variant: Final = self._graphs.variant
+        self._family = FAMILIES[self.manifest.family](self.manifest.vocabulary)
         self._pool = Pool(
-            Model(self.manifest.vocabulary, _label_weights(self.manifest), self._step, self._pixels),
+            Model(self._family, _label_weights(self.manifest), self._step, self._pixels),
             batch_size=whole("batch_size", batch_size, 1, 2**16),
             max_waiting=whole("max_waiting", max_waiting, 1),
         )
@@ -168,6 +174,21 @@ class Runtime:
             _log.info("%s", note)
         return _by_index(self.stream_inpainting(plan, n, seed=seed, label=label, **settings))
 
+    def draw_mask(
+        self,
+        image: Image.Image | NDArray[Any],
+        kind: masks.Kind,
+        *,
+        share: float | None = None,
+        size: int | None = None,
+        seed: int | None = None,
+    ) -> masks.PaperMask:
+        """A mask of one of the paper's kinds, whose `pixels` are for `inpaint`; see `sundae_rt.masks`."""
+        self._graphs.require("encoder")
+        picture = as_rgb(image)
+        bundle = self.manifest.image_size or (0, 0), self.manifest.latent_grid
+        return masks.draw(kind, (picture.height, picture.width), *bundle, share=share, size=size, seed=seed)
+
     def plan_inpainting(self, image: Image.Image | NDArray[Any], mask: Image.Image | NDArray[Any]) -> inpainting.Plan:
         """Fit an image and a mask to the bundle, for `stream_inpainting`; the plan's `notes` say what that took."""
         self._graphs.require("encoder")
@@ -178,10 +199,27 @@ class Runtime:
     ) -> Generator[Sample, None, None]:
         """Inpaint as `inpaint` does, yielding each picture as it finishes; see `stream` for when what happens."""
         kept = self.encode(plan.model_input[None])[0]
-        return self._stream(self._request(n, seed, label, settings, plan.repaint, kept), plan.paste)
+        unknown = (kept >= self.manifest.vocabulary) & ~plan.repaint
+        if unknown.any():
+            _log.warning(
+                "%d of %d kept cells have codes that the prior does not know (%d of %d in the codebook): the prior "
+                "makes them anew with the rest; their pixels are kept",
+                unknown.sum(),
+                (~plan.repaint).sum(),
+                self.manifest.vocabulary,
+                self.manifest.image_codes,
+            )
+        return self._stream(self._request(n, seed, label, settings, plan.repaint | unknown, kept), plan.paste)
 
     def schedule(self, **settings: Unpack[Settings]) -> Schedule:
         """The schedule that a call with these settings follows: the manifest's own where they say nothing."""
+        known = self._family.settings
+        for name, value in settings.items():
+            if value is not None and name in Schedule.__dataclass_fields__ and name not in known:
+                raise InputError(
+                    f"{name} must be left out: the bundle {self.manifest.name!r} is of the family "
+                    f"{self.manifest.family}, whose settings are {', '.join(known)}"
+                )
         guidance = settings.get("guidance")
         if guidance is not None:
             self._check_guidance(guidance)
@@ -198,7 +236,8 @@ class Runtime:
     def decode(self, codes: NDArray[np.integer[Any]]) -> Pixels:
         """Images of codes: int32 [N,h,w] -> uint8 [N,H,W,3]."""
         self._graphs.require("decoder")
-        return self._graphs.run_in_batches("decoder", {"codes": self._flat(codes)}, IMAGE_BATCH)["images"]
+        flat = self._flat(codes, self.manifest.image_codes)
+        return self._graphs.run_in_batches("decoder", {"codes": flat}, IMAGE_BATCH)["images"]
 
     def denoise(
         self,
@@ -212,7 +251,7 @@ class Runtime:
         """One raw step of the denoiser on N grids, run as one batch.
 
         Args:
-            codes: int [N,h,w].
+            codes: int [N,h,w], 0 .. vocabulary - 1; the family "absorbing" has one more, its mask code.
             temperature: >= 0, one for all or [N]; 0 takes the most probable code.
             uniform: float [N,h,w] in [0, 1], picks each new code from the cumulated probabilities.
             update: bool [N,h,w], where a new code is written.
@@ -223,7 +262,7 @@ class Runtime:
             codes int32 [N,h,w] (the proposal where `update`, else as they came), proposal int32 [N,h,w], and
             confidence float32 [N,h,w], the model's probability of the code that came in.
         """
-        flat = self._flat(codes)
+        flat = self._flat(codes, self._family.input_codes)
         count, grid = len(flat), self.manifest.latent_grid
         conditioning = self._label_input(count, label)
         if guidance is not None:
@@ -252,9 +291,9 @@ class Runtime:
         codes: NDArray[np.integer[Any]],
         label: Label | Sequence[str | int] | NDArray[np.integer[Any]] = None,
     ) -> NDArray[np.float32]:
-        """The denoiser's logits, where the bundle has that graph: int [N,h,w] -> float32 [N,h,w,V]."""
+        """The denoiser's logits, where the bundle has that graph: int [N,h,w], as in `denoise` -> float32 [N,h,w,V]."""
         self._graphs.require("logits")
-        flat = self._flat(codes)
+        flat = self._flat(codes, self._family.input_codes)
         inputs = {"codes": flat, **self._label_input(len(flat), label)}
         logits = self._graphs.run_in_batches("logits", inputs, IMAGE_BATCH)["logits"]
         return logits.reshape(len(flat), *self.manifest.latent_grid, -1)
@@ -306,24 +345,24 @@ class Runtime:
         codes: Codes,
         temperature: NDArray[np.float32],
         uniform: NDArray[np.float32],
-        update: NDArray[np.bool_],
         label: NDArray[np.int32] | None,
         guidance: NDArray[np.float32],
-    ) -> tuple[Codes, Codes]:
-        """What the sampler runs as `Model.denoise`."""
-        inputs = {"codes": codes, "temperature": temperature, "uniform": uniform, "update": update}
+    ) -> tuple[Codes, NDArray[np.float32]]:
+        """What the sampler runs as `Model.denoise`: it writes by its family's rules, so the graph writes nothing."""
+        nowhere = np.zeros(codes.shape, np.bool_)
+        inputs = {"codes": codes, "temperature": temperature, "uniform": uniform, "update": nowhere}
         if label is not None:
             inputs |= {"label": label, "guidance": guidance}
         outputs = self._graphs.run("denoiser", inputs)
-        return outputs["new_codes"], outputs["proposal"]
+        return outputs["proposal"], outputs["confidence"]
 
     def _pixels(self, codes: Codes) -> Pixels:
         """What the sampler runs as `Model.decode`."""
         return self._graphs.run("decoder", {"codes": codes})["images"]
 
-    def _flat(self, codes: object) -> Codes:
-        """Checked codes, int32 [N,T]."""
-        grid = whole_array("codes", codes, (None, *self.manifest.latent_grid), 0, self.manifest.vocabulary - 1)
+    def _flat(self, codes: object, count: int) -> Codes:
+        """Checked codes, 0 .. count - 1, as int32 [N,T]."""
+        grid = whole_array("codes", codes, (None, *self.manifest.latent_grid), 0, count - 1)
         return grid.reshape(len(grid), -1)
 
     def _label_id(self, label: object) -> int:
@@ -351,8 +390,10 @@ class Runtime:
         return {"label": np.full(count, self._label_id(label), np.int32)}
 
     def _check_guidance(self, guidance: object) -> None:
-        if self.manifest.labels is None and (_is_one_each(guidance) or guidance != 1):
-            raise InputError(f"guidance must be left out: the bundle {self.manifest.name!r} has no labels to follow")
+        if self.manifest.can_guide or not (_is_one_each(guidance) or guidance != 1):
+            return
+        reason = "has no labels to follow" if self.manifest.labels is None else "knows no null label to lead away from"
+        raise InputError(f"guidance must be left out: the bundle {self.manifest.name!r} {reason}")
 
 
 def _by_index(samples: Iterable[Sample]) -> list[Sample]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sundae_rt import noise
 from sundae_rt.errors import BackendError, QueueFullError, SundaeError
+from sundae_rt.families import Family, Step
 from sundae_rt.schedule import Schedule
 
 IMAGE_BATCH: Final = 8
@@ -84,16 +85,16 @@ class Model:
     """What the sampler needs of a bundle.
 
     Attributes:
-        vocabulary: number of codes.
+        family: how images start, what a step writes, and when they are finished.
         label_weights: share of each label, or None for an unlabelled bundle.
-        denoise: (codes int32 [B,T], temperature f32 [B], uniform f32 [B,T], update bool [B,T], label int32 [B] or None,
-            guidance f32 [B]) -> (codes, proposal), both int32 [B,T].
+        denoise: (codes int32 [B,T], temperature f32 [B], uniform f32 [B,T], label int32 [B] or None, guidance f32 [B])
+            -> (proposal int32 [B,T], confidence f32 [B,T]).
         decode: codes int32 [B,T] -> images uint8 [B,H,W,3].
     """
 
-    vocabulary: int
+    family: Family
     label_weights: Sequence[float] | None
-    denoise: Callable[..., tuple[NDArray[np.int32], NDArray[np.int32]]]
+    denoise: Callable[..., tuple[NDArray[np.int32], NDArray[np.float32]]]
     decode: Callable[[NDArray[np.int32]], NDArray[np.uint8]]
 
 
@@ -202,34 +203,29 @@ class Pool:
         label = request.label
         if label is None and self._model.label_weights is not None:
             label = noise.label(seed, self._model.label_weights)
-        random_codes = noise.initial_codes(seed, len(request.codes), self._model.vocabulary)
-        return Slot(request, index, seed, label, np.where(request.editable, random_codes, request.codes))
+        start = self._model.family.start(seed, len(request.codes))
+        return Slot(request, index, seed, label, np.where(request.editable, start, request.codes))
 
     def _step(self, slots: list[Slot]) -> None:
-        """One step of SUNDAE on every slot: choose the positions to update, sample them, write them."""
-        schedules = [slot.request.schedule for slot in slots]
+        """One step of every slot: the model proposes codes, and the family's rules say which are written."""
+        family = self._model.family
         draws = [noise.step(slot.seed, slot.steps, len(slot.codes)) for slot in slots]
-        proportions = [schedule.proportion_at(slot.steps) for schedule, slot in zip(schedules, slots, strict=True)]
-        before = np.stack([slot.codes for slot in slots])
-        editable = np.stack([slot.request.editable for slot in slots])
-        codes, proposal = self._model.denoise(
-            codes=before,
-            temperature=np.array(
-                [schedule.temperature_at(slot.steps) for schedule, slot in zip(schedules, slots, strict=True)],
-                np.float32,
-            ),
+        steps = [
+            Step(slot.request.schedule, slot.steps, slot.codes, slot.request.editable, choice)
+            for slot, (_, choice) in zip(slots, draws, strict=True)
+        ]
+        proposals, confidences = self._model.denoise(
+            codes=np.stack([step.codes for step in steps]),
+            temperature=np.array([step.schedule.temperature_at(step.index) for step in steps], np.float32),
             uniform=np.stack([uniform for uniform, _ in draws]),
-            update=(np.stack([update for _, update in draws]) < np.array(proportions, np.float32)[:, None]) & editable,
             label=None if slots[0].label is None else np.array([slot.label for slot in slots], np.int32),
-            guidance=np.array([schedule.guidance for schedule in schedules], np.float32),
+            guidance=np.array([step.schedule.guidance for step in steps], np.float32),
         )
-        # Judged on what the model proposed, not on what the update let through: with a small proportion the codes may
-        # stand still while the model still wants to change them.
-        settled = ((proposal == before) | ~editable).all(axis=1)
-        for slot, schedule, new, is_settled in zip(slots, schedules, codes, settled, strict=True):
-            slot.codes = new
+        for slot, step, proposal, confidence in zip(slots, steps, proposals, confidences, strict=True):
+            slot.codes = np.where(family.written(step, confidence), proposal, step.codes)
             slot.steps += 1
-            slot.finished = slot.steps == schedule.steps or bool(is_settled and slot.steps >= schedule.min_steps)
+            is_last = slot.steps == step.schedule.steps
+            slot.finished = is_last or family.is_finished(step, proposal, slot.codes)
 
     def _decode(self) -> None:
         """The second thread: decodes finished slots until there are none that their callers have room for."""

@@ -1,14 +1,20 @@
 """The schedule of one image: how many steps it takes, and how temperature and sample proportion anneal over them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, Literal, get_args
 
 from sundae_rt.errors import InputError
-from sundae_rt.validation import real, real_pair, whole
+from sundae_rt.validation import one_of, real, real_pair, whole
 
 MAX_STEPS: Final = 2**16
 """The most steps of a schedule: a mistyped number, or one in somebody's file, must not run for ever."""
+
+Stop = Literal["proposal", "published"]
+"""What an image is judged on that may stop by itself: the model's whole proposal, or what was written of it."""
+
+Order = Literal["uniform", "confidence"]
+"""How the positions that a step writes are chosen: by chance, or those whose codes the model is least confident of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +24,16 @@ class Schedule:
     Attributes:
         steps: unroll steps at most, 1 .. `MAX_STEPS`.
         temperature: (first, last) step's temperature, each finite and >= 0; 0 takes the most probable code.
-        proportion: (first, last) step's sample proportion, each in (0, 1]: the chance of each code to be written.
-        min_steps: an image may stop by itself once it has taken so many, 1 .. steps.
+        proportion: (first, last) step's sample proportion, each in (0, 1]: the chance of each editable code to be
+            written, or with order "confidence" the share of them that is (rounded, at least one).
+        min_steps: how long an image goes on at least. With stop "proposal" it may stop once it has taken so many steps,
+            1 .. steps. With stop "published" it is the published setting, 0 .. steps: an image may stop after step n,
+            counted from 0, where n >= min_steps, hence once it has taken one step more.
         guidance: strength of classifier-free guidance, finite and >= 0; 1 is off.
+        stop: "proposal": an image stops when the model proposes no change at any editable position. "published": when
+            a step changed nothing, as in the published code; with small proportions that stops unfinished images.
+        order: "uniform": a step writes each editable position by chance. "confidence": those whose codes the model is
+            least confident of; of equal ones the first.
 
     Raises:
         InputError: a value out of range, named.
@@ -31,16 +44,32 @@ class Schedule:
     proportion: tuple[float, float] = (1.0, 0.5)
     min_steps: int = 10
     guidance: float = 1.0
+    stop: Stop = "proposal"
+    order: Order = "uniform"
 
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "steps", whole("steps", self.steps, 1, MAX_STEPS))
         put(self, "temperature", real_pair("temperature", self.temperature, 0.0))
         put(self, "proportion", real_pair("proportion", self.proportion, 0.0, 1.0, above_low=True))
-        put(self, "min_steps", whole("min_steps", self.min_steps, 1, MAX_STEPS))
+        put(self, "stop", one_of("stop", self.stop, get_args(Stop)))
+        put(self, "order", one_of("order", self.order, get_args(Order)))
+        put(self, "min_steps", whole("min_steps", self.min_steps, _fewest(self.stop), MAX_STEPS))
         put(self, "guidance", real("guidance", self.guidance, 0.0))
         if self.min_steps > self.steps:
             raise InputError(f"min_steps must be at most steps ({self.steps}), not {self.min_steps}")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Schedule":
+        """The default schedule with these settings in place of its own, all of which must have a value.
+
+        Raises:
+            InputError: a value is None or out of range, by its name.
+        """
+        for name, value in settings.items():
+            if value is None:
+                raise InputError(f"{name} must have a value, not null")
+        return cls().with_changes(**settings)
 
     def with_changes(
         self,
@@ -50,19 +79,25 @@ class Schedule:
         proportion: float | Sequence[float] | None = None,
         min_steps: int | None = None,
         guidance: float | None = None,
+        stop: Stop | None = None,
+        order: Order | None = None,
     ) -> "Schedule":
         """This schedule with the given values in place of its own; one number stands for a pair of equal ones.
 
-        A `min_steps` of its own that `steps` undercuts is lowered to it; one that was given is not.
+        A `min_steps` of its own that `steps` undercuts is lowered to it, and one that `stop` does not know is raised;
+        one that was given is not.
         """
-        if steps is not None and min_steps is None:
-            min_steps = min(self.min_steps, whole("steps", steps, 1, MAX_STEPS))
+        if min_steps is None:
+            most = self.steps if steps is None else whole("steps", steps, 1, MAX_STEPS)
+            min_steps = min(max(self.min_steps, _fewest(self.stop if stop is None else stop)), most)
         changes = {
             "steps": steps,
             "temperature": temperature,
             "proportion": proportion,
             "min_steps": min_steps,
             "guidance": guidance,
+            "stop": stop,
+            "order": order,
         }
         return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
@@ -81,3 +116,8 @@ class Schedule:
         if step == self.steps - 1:
             return last
         return first + (last - first) * step / (self.steps - 1)
+
+
+def _fewest(stop: Stop) -> int:
+    """The smallest `min_steps`: the published rule counts steps from 0."""
+    return 0 if stop == "published" else 1

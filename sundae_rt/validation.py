@@ -1,4 +1,4 @@
-"""Checks of values that come from outside: whole and real numbers, pairs of them, arrays, and JSON.
+"""Checks of values that come from outside: whole and real numbers, pairs of them, choices, arrays, and JSON.
 
 `bool`, strings and NaN are refused everywhere; NumPy's numbers are taken like Python's own. A refusal is an
 `InputError` that names the value and the range.
@@ -8,7 +8,7 @@ import json
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from sundae_rt.errors import InputError, shown
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+Choice = TypeVar("Choice")
 
 
 def whole(name: str, value: object, low: int, high: int | None = None) -> int:
@@ -53,6 +55,14 @@ def real_pair(
         start, end = (real(name, part, low, high, above_low=above_low) for part in value)
         return start, end
     raise InputError(f"{name} must be a number or a pair of numbers (start, end), not {shown(value)}")
+
+
+def one_of(name: str, value: object, choices: Sequence[Choice]) -> Choice:
+    """Return the one of `choices` that `value` equals."""
+    for choice in choices:
+        if isinstance(value, type(choice)) and value == choice:
+            return choice
+    raise InputError(f"{name} must be one of {', '.join(map(str, choices))}, not {shown(value)}")
 
 
 def whole_array(

@@ -32,14 +32,18 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "image_size": list(IMAGE),
         "latent_grid": list(GRID),
         "vocabulary": VOCABULARY,
+        "codebook_size": None,
         "labels": None,
         "label_weights": None,
+        "null_label": None,
         "default_schedule": {
             "steps": 6,
             "temperature": [1.0, 0.5],
             "proportion": [1.0, 0.5],
             "min_steps": 3,
             "guidance": 1.0,
+            "stop": "proposal",
+            "order": "uniform",
         },
         "graphs": {graph: {"fp32": entry(graph)} for graph in ALL_GRAPHS},
         "checks": {},
@@ -49,20 +53,28 @@ def manifest(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not ...}
 
 
-def entry(graph: str, *requires: str) -> dict[str, Any]:
-    """The manifest's entry of a graph's file."""
-    digest = hashlib.sha256(graph.encode()).hexdigest()
+def entry(graph: str, *requires: str, content: str | None = None) -> dict[str, Any]:
+    """The manifest's entry of a graph's file, which holds `content`, or else the graph's name."""
+    digest = hashlib.sha256((content or graph).encode()).hexdigest()
     return {"file": f"{graph}.onnx", "sha256": digest, "requires": list(requires)}
 
 
 def write_bundle(folder: Path, *, holds: tuple[str, ...] = ALL_GRAPHS, **changes: Any) -> Path:
-    """A bundle whose graph files hold their own graph's name, which is all that `FakeBackend` needs."""
+    """A bundle whose graph files hold what `FakeBackend` needs: their graph's name, and whether it takes labels."""
     folder.mkdir(parents=True, exist_ok=True)
-    graphs = {graph: {"fp32": entry(graph)} for graph in holds}
+    kind = "" if changes.get("labels") is None else " with labels"
+    contents = {graph: graph + kind for graph in holds}
+    graphs = {graph: {"fp32": entry(graph, content=content)} for graph, content in contents.items()}
     (folder / "manifest.json").write_text(json.dumps(manifest(**{"graphs": graphs, **changes})))
-    for graph in holds:
-        (folder / f"{graph}.onnx").write_text(graph)
+    for graph, content in contents.items():
+        (folder / f"{graph}.onnx").write_text(content)
     return folder
+
+
+def absorbing(**changes: Any) -> dict[str, Any]:
+    """The changes that make a manifest one of the family `absorbing`."""
+    schedule = {"steps": 6, "temperature": [1.0, 0.5], "guidance": 1.0}
+    return {"family": "absorbing", "default_schedule": schedule, **changes}
 
 
 def labelled(**changes: Any) -> dict[str, Any]:
@@ -105,8 +117,9 @@ class FakeBackend:
         self.before_run: Callable[[str], None] = lambda graph: None
         self._lock = threading.Lock()
 
-    def load(self, model: bytes, name: str) -> FakeGraph:
-        return FakeGraph(self, model.decode())
+    def load(self, model: bytes, name: str, folder: Path | None = None) -> FakeGraph:
+        graph, _, kind = model.decode().partition(" ")
+        return FakeGraph(self, graph, takes_labels=kind == "with labels")
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> Arrays:
         with self._lock:
@@ -115,7 +128,7 @@ class FakeBackend:
         return getattr(self, f"_{graph}")(inputs)
 
     def _denoiser(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
-        proposal = self.propose(inputs)
+        proposal = np.where(inputs["uniform"] > 1, VOCABULARY - 1, self.propose(inputs))
         codes = np.where(inputs["update"], proposal, inputs["codes"])
         return {"new_codes": codes, "proposal": proposal, "confidence": inputs["uniform"]}
 
@@ -135,9 +148,19 @@ class FakeBackend:
 class FakeGraph:
     """See `sundae_rt.backends.Graph`."""
 
-    def __init__(self, backend: FakeBackend, graph: str) -> None:
+    def __init__(self, backend: FakeBackend, graph: str, takes_labels: bool) -> None:
         self._backend = backend
         self._graph = graph
+        codes = GRID[0] * GRID[1]
+        shapes: dict[str, dict[str, tuple[int | None, ...]]] = {
+            "denoiser": {"codes": (codes,), "temperature": (), "uniform": (codes,), "update": (codes,)},
+            "decoder": {"codes": (codes,)},
+            "encoder": {"images": (*IMAGE, 3)},
+            "logits": {"codes": (None,)},
+        }
+        conditions = {"denoiser": ("label", "guidance"), "logits": ("label",)} if takes_labels else {}
+        self.inputs = shapes[graph] | dict.fromkeys(conditions.get(graph, ()), ())
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        assert set(inputs) == set(self.inputs)
         return self._backend.run(self._graph, inputs)

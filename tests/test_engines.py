@@ -1,4 +1,4 @@
-"""How the name of a bundle resolves: a path that exists, else a bundle that ships."""
+"""How the name of a bundle resolves: a bundle that ships, else a path that exists."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from sundae_rt import engines
 from sundae_rt.errors import BundleError
 
 
-def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_bundle(tmp_path / engines.DEFAULT)
+def test_a_name_that_ships_wins_over_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path / "moon")
+    write_bundle(tmp_path / "house" / "moon")
+    monkeypatch.setattr(engines, "__file__", str(tmp_path / "house" / "__init__.py"))
     monkeypatch.chdir(tmp_path)
-    assert engines.resolve(engines.DEFAULT) == Path(engines.DEFAULT)
+    assert engines.resolve("moon") == tmp_path / "house" / "moon"
+    for here in ("./moon", "moon/", str(tmp_path / "moon"), Path("moon")):
+        assert engines.resolve(here) == Path(here)
 
 
 def test_a_name_is_a_bundle_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +32,7 @@ def test_what_is_neither_is_refused_with_the_names_that_ship(tmp_path: Path, mon
     write_bundle(tmp_path / "moon")
     monkeypatch.setattr(engines, "__file__", str(tmp_path / "__init__.py"))
     for name in ("mars", "moon/../mars", "../mars"):
-        with pytest.raises(BundleError, match=r"neither a path that exists nor one that ships \(moon\)"):
+        with pytest.raises(BundleError, match=r"neither one that ships \(moon\) nor a path that exists"):
             engines.resolve(name)
 
 

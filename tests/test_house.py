@@ -24,7 +24,7 @@ ARROWS = {
     "sundae_rt.training": ({"sundae_rt", "sundae_rt.engines"}, None),
     "sundae_rt.export": ({"sundae_rt", "sundae_rt.engines", "sundae_rt.training"}, None),
 }
-EXTRAS_ONLY = {"torch", "onnx", "onnxscript", "einops", "accelerate", "safetensors"}
+EXTRAS_ONLY = {"torch", "onnx", "onnxscript", "einops", "accelerate", "safetensors", "yaml"}
 PUBLIC = {
     "BackendError",
     "BundleError",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fakes import LABELS, entry, labelled, manifest
+from fakes import LABELS, absorbing, entry, labelled, manifest
 from sundae_rt.errors import BundleError
 from sundae_rt.manifest import GraphFile, Manifest
 from sundae_rt.schedule import Schedule
@@ -51,6 +51,31 @@ def test_optional_fields_may_be_left_out() -> None:
     assert read.default_schedule == Schedule()
 
 
+def test_an_older_manifest_says_nothing_of_later_settings() -> None:
+    older = {"steps": 6, "temperature": [1.0, 0.5], "proportion": [1.0, 0.5], "min_steps": 3, "guidance": 1.0}
+    for changes in ({}, labelled()):
+        read = parse(**changes, default_schedule=older, null_label=...)
+        assert read.default_schedule == Schedule(6, (1.0, 0.5), (1.0, 0.5), 3, 1.0, "proposal", "uniform")
+        assert read.can_guide == (read.labels is not None)
+
+
+def test_guidance_needs_labels_and_a_null_label() -> None:
+    assert parse(**labelled(null_label=True)).can_guide
+    assert not parse(**labelled(null_label=False)).can_guide
+    assert not parse(null_label=False).can_guide
+
+
+def test_a_family_says_only_its_own_settings() -> None:
+    read = parse(**absorbing())
+    assert (read.family, read.default_schedule.steps, read.default_schedule.temperature) == ("absorbing", 6, (1.0, 0.5))
+    assert list(json.loads(read.to_json())["default_schedule"]) == ["steps", "temperature", "guidance"]
+    assert Manifest.from_json(read.to_json()) == read
+    made = Manifest("a", (3, 4), 9, read.graphs, (6, 8), default_schedule=Schedule(steps=50), family="absorbing")
+    assert Manifest.from_json(made.to_json()) == made
+    short = absorbing(default_schedule={"steps": 2, "temperature": [1, 1], "guidance": 1})
+    assert parse(**short).default_schedule.steps == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -58,7 +83,11 @@ def test_optional_fields_may_be_left_out() -> None:
         ({"format_version": 99, "family": "new", "shape": 1}, "format_version 99 is newer"),
         ({"format_version": True}, "format_version must be a whole number"),
         ({"format_version": ...}, "format_version"),
-        ({"family": "absorbing"}, "family 'absorbing' is unknown"),
+        ({"family": "autoregressive"}, "family 'autoregressive' is unknown .*, which knows sundae, absorbing"),
+        ({"family": []}, r"family \[\] is unknown"),
+        ({"null_label": True}, "null_label must be false or null without labels"),
+        (labelled(null_label="yes"), "null_label must be one of True, False, not 'yes'"),
+        (labelled(null_label=1), "null_label must be one of True, False, not 1"),
         ({"latent_gird": [1, 1]}, "unknown key 'latent_gird'"),
         ({"vocabulary": ...}, "lacks 'vocabulary'"),
         ({"vocabulary": 0}, "vocabulary must be a whole number from 1"),
@@ -83,6 +112,18 @@ def test_optional_fields_may_be_left_out() -> None:
             {"default_schedule": {**manifest()["default_schedule"], "guidance": 2.0}},
             "guidance must be 1 without labels",
         ),
+        (
+            labelled(null_label=False, default_schedule={**manifest()["default_schedule"], "guidance": 2.0}),
+            "guidance must be 1 without a null label, not 2",
+        ),
+        ({"default_schedule": {**manifest()["default_schedule"], "stop": "early"}}, "stop must be one of"),
+        ({"default_schedule": {**manifest()["default_schedule"], "order": None}}, "order must have a value"),
+        (
+            {"default_schedule": {**manifest()["default_schedule"], "min_steps": 7}},
+            r"min_steps must be at most steps \(6\), not 7",
+        ),
+        (absorbing(default_schedule=manifest()["default_schedule"]), "unknown key 'proportion'"),
+        (absorbing(default_schedule={"steps": 5}), "default_schedule lacks 'temperature'"),
         ({"graphs": {}}, "graphs must hold"),
         ({"graphs": {"denoser": {}}}, "graphs has the unknown key 'denoser'"),
         ({"graphs": {"denoiser": {}}}, "graphs.denoiser must hold"),

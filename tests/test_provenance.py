@@ -1,6 +1,7 @@
 """Settings travel in the PNG file, and only well-formed ones are believed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ MADE = Provenance(
     backend="cpu",
     index=3,
     seed=2**64 - 1,
-    schedule=Schedule(steps=7, temperature=(1.0, 0.25), proportion=(1.0, 0.5), min_steps=4, guidance=1.5),
+    schedule=Schedule(7, (1.0, 0.25), (1.0, 0.5), 4, 1.5, "published", "confidence"),
     label="Küste",
 )
 
@@ -70,7 +71,35 @@ def test_the_text_is_one_flat_json_object(tmp_path: Path) -> None:
         "label": "Küste",
         "image_sha256": None,
         "mask_sha256": None,
+        "mask": None,
+        "family": "sundae",
+        "stop": "published",
+        "order": "confidence",
     }
+
+
+def test_what_version_0_1_0_wrote_is_read(tmp_path: Path) -> None:
+    older = fields(tmp_path)
+    for later in ("mask", "family", "stop", "order"):
+        del older[later]
+    made = read(with_text(tmp_path, json.dumps(older)))
+    assert (made.family, made.mask) == ("sundae", None)
+    assert made.schedule == Schedule(7, (1.0, 0.25), (1.0, 0.5), 4, 1.5, "proposal", "uniform")
+
+
+def test_a_family_writes_and_reads_only_its_own_settings(tmp_path: Path) -> None:
+    made = replace(MADE, schedule=Schedule(steps=3, min_steps=3), family="absorbing")
+    assert made.settings == {"steps": 3, "temperature": (1.0, 0.7), "guidance": 1.0}
+    assert read(written(tmp_path, made)) == made
+    with Image.open(written(tmp_path, made)) as image:
+        text = json.loads(image.info[KEY])
+    with pytest.raises(InputError, match="has the unknown field 'proportion'"):
+        read(with_text(tmp_path, json.dumps(text | {"proportion": [1, 1]})))
+
+
+def test_an_inpainting_without_a_mask_file_names_the_kind_of_mask(tmp_path: Path) -> None:
+    made = replace(MADE, command="inpaint", image_sha256="1a" * 32, mask="grid:size=2")
+    assert read(written(tmp_path, made)) == made
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -121,6 +150,12 @@ def test_malformed_text_is_refused_in_one_line(text: str, tmp_path: Path) -> Non
         ("proportion", [0.0, 1.0]),
         ("min_steps", 8),
         ("guidance", "1"),
+        ("guidance", None),
+        ("stop", "never"),
+        ("order", 1),
+        ("family", "autoregressive"),
+        ("family", None),
+        ("mask", 3),
         ("label", 3),
         ("image_sha256", "short"),
     ],

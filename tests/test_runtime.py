@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 from PIL import Image
 
 import sundae_rt
-from fakes import GRID, IMAGE, LABELS, VOCABULARY, FakeBackend, entry, fake_runtime, labelled, settle
-from sundae_rt import BackendError, BundleError, InputError, QueueFullError, Runtime, SundaeError
+from fakes import GRID, IMAGE, LABELS, VOCABULARY, FakeBackend, absorbing, entry, fake_runtime, labelled, settle
+from sundae_rt import BackendError, BundleError, InputError, QueueFullError, Runtime, SundaeError, noise
+from sundae_rt.bundle import Bundle
 from sundae_rt.schedule import Schedule
 
 
@@ -127,6 +129,10 @@ def test_labels_without_weights_are_equally_likely(tmp_path: Path) -> None:
         ({"guidance": 2.0}, "guidance must be left out: the bundle 'fake' has no labels"),
         ({"guidance": np.ones(2)}, "guidance must be left out"),
         ({"steps": 10**30}, "steps must be a whole number from 1 to 65536"),
+        ({"stop": "soon"}, "stop must be one of proposal, published, not 'soon'"),
+        ({"stop": True}, "stop must be one of"),
+        ({"order": ["uniform"]}, "order must be one of uniform, confidence, not"),
+        ({"min_steps": 0}, "min_steps must be a whole number from 1 to 65536, not 0"),
     ],
 )
 def test_a_bad_argument_is_named_at_once(runtime: Runtime, arguments: dict[str, Any], message: str) -> None:
@@ -144,6 +150,14 @@ def test_a_bad_argument_is_named_at_once(runtime: Runtime, arguments: dict[str, 
 def test_an_unknown_label_is_named(with_labels: Runtime, label: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         with_labels.stream(label=label)
+
+
+def test_guidance_without_a_null_label_is_refused(tmp_path: Path) -> None:
+    runtime = fake_runtime(tmp_path, **labelled(null_label=False))
+    for call in (lambda: runtime.stream(guidance=1.5), lambda: runtime.denoise(**GOOD, label=0, guidance=[1.0, 2.0])):
+        with pytest.raises(InputError, match=r"^guidance must be left out: the bundle 'fake' knows no null label to"):
+            call()
+    assert len(runtime.generate(guidance=1.0)) == 1
 
 
 def test_an_unknown_setting_is_a_type_error(runtime: Runtime) -> None:
@@ -171,7 +185,108 @@ def test_many_callers_at_once(runtime: Runtime) -> None:
     assert together == alone
 
 
+# How positions are chosen, and when images stop
+
+
+def test_the_order_and_the_stop_rule_reach_the_sampler(tmp_path: Path) -> None:
+    backend = FakeBackend(settle)
+    runtime = fake_runtime(tmp_path, backend)
+    assert [sample.steps for sample in runtime.generate(proportion=1.0, min_steps=3)] == [3]
+    assert [sample.steps for sample in runtime.generate(proportion=1.0, min_steps=3, stop="published")] == [4]
+    (by_chance,), (by_confidence,) = (runtime.generate(steps=1, proportion=0.5, order=one) for one in ("uniform", None))
+    assert np.array_equal(by_chance.codes, by_confidence.codes)
+    (by_confidence,) = runtime.generate(steps=1, proportion=0.5, order="confidence")
+    settled = np.arange(12).reshape(GRID)
+    uniform, _ = noise.step(0, 0, 12)  # which is the fake's confidence
+    least = np.argsort(uniform)[:6]
+    assert np.array_equal(by_confidence.codes.reshape(-1)[least], settled.reshape(-1)[least])
+    assert (by_confidence.codes == settled).sum() == 6
+
+
+def test_a_bundle_may_have_them_as_its_default(tmp_path: Path) -> None:
+    schedule = {"steps": 6, "temperature": [1, 1], "proportion": [1, 1], "min_steps": 0, "guidance": 1.0}
+    rules = {"stop": "published", "order": "confidence"}
+    runtime = fake_runtime(tmp_path, default_schedule={**schedule, **rules})
+    assert (runtime.schedule().stop, runtime.schedule().order) == ("published", "confidence")
+    assert runtime.schedule(stop="proposal").min_steps == 1  # the smallest that this rule knows
+
+
+@pytest.mark.parametrize("order", ["uniform", "confidence"])
+def test_an_image_of_either_order_does_not_depend_on_its_batch(tmp_path: Path, order: Any) -> None:
+    images = [
+        [sample.codes.tolist() for sample in fake_runtime(tmp_path, batch_size=size).generate(n=9, order=order)]
+        for size in (1, 4, 9)
+    ]
+    assert images[0] == images[1] == images[2]
+
+
+# Absorbing diffusion
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> Runtime:
+    return fake_runtime(tmp_path, **absorbing())
+
+
+def test_absorbing_reveals_every_code_once(masked: Runtime) -> None:
+    samples = masked.generate(n=9, steps=20)
+    assert all(sample.codes.min() >= 0 and sample.codes.max() < VOCABULARY for sample in samples)
+    assert all(1 <= sample.steps <= 20 for sample in samples)
+    (again,) = masked.generate(seed=4, steps=20)
+    assert np.array_equal(again.codes, samples[4].codes)
+
+
+def test_absorbing_inpaints_from_masked_cells(tmp_path: Path) -> None:
+    seen: list[np.ndarray] = []
+
+    def propose(inputs: Any) -> np.ndarray:
+        seen.append(inputs["codes"])
+        return np.zeros_like(inputs["codes"])
+
+    runtime = fake_runtime(tmp_path, FakeBackend(propose), **absorbing())
+    pixels = runtime.decode(grids(1))[0]
+    mask = np.zeros(IMAGE, bool)
+    mask[:2, :2] = True
+    (sample,) = runtime.inpaint(pixels, mask)
+    kept = runtime.encode(runtime.plan_inpainting(pixels, mask).model_input[None])[0].reshape(-1)
+    assert (seen[1] == np.where(np.arange(12) == 0, VOCABULARY, kept)).all()  # the first call is the vocabulary's check
+    assert np.array_equal(sample.codes.reshape(-1)[1:], kept[1:])
+    assert sample.codes[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("proportion", 0.5), ("min_steps", 1), ("stop", "published"), ("order", "confidence")]
+)
+def test_what_means_nothing_to_the_family_is_refused_by_name(masked: Runtime, setting: str, value: Any) -> None:
+    with pytest.raises(
+        InputError, match=rf"^{setting} must be left out: the bundle 'fake' is of the family absorbing, "
+    ):
+        masked.stream(**{setting: value})
+    assert masked.schedule(**{setting: None}) == masked.schedule()
+
+
+def test_the_mask_code_is_a_code_of_this_family_alone(masked: Runtime, tmp_path: Path) -> None:
+    with_mask = np.full((1, *GRID), VOCABULARY)
+    draws = np.zeros((1, *GRID)), np.zeros((1, *GRID), bool)
+    assert (masked.denoise(with_mask, 1.0, *draws)[0] == VOCABULARY).all()
+    with pytest.raises(InputError, match=r"^codes must lie from 0 to 99, not 100"):
+        masked.decode(with_mask)
+    with pytest.raises(InputError, match=r"^codes must lie from 0 to 100, not 101"):
+        masked.logits(with_mask + 1)
+    with pytest.raises(InputError, match=r"^codes must lie from 0 to 99, not 100"):
+        fake_runtime(tmp_path / "other").denoise(with_mask, 1.0, *draws)
+
+
 # Inpainting
+
+
+def test_a_mask_of_the_papers_kinds_is_drawn_for_the_image(runtime: Runtime) -> None:
+    image = np.zeros((*IMAGE, 3), np.uint8)
+    mask = runtime.draw_mask(image, "random-blocks", share=0.25, size=1, seed=3)
+    assert mask.pixels.shape == IMAGE
+    assert mask.text == "random-blocks:share=0.25,size=1,seed=3"
+    assert np.array_equal(runtime.plan_inpainting(image, mask.pixels).repaint, mask.cells)
+    assert len(runtime.inpaint(image, mask.pixels, 2)) == 2
 
 
 def test_inpainting_keeps_codes_and_pixels(runtime: Runtime) -> None:
@@ -364,9 +479,51 @@ def test_a_failing_backend_is_a_backend_error(tmp_path: Path) -> None:
     assert len(runtime.generate(n=20)) == 20
 
 
+@pytest.mark.parametrize("vocabulary", [50, 99, 101, 5000])
+def test_another_vocabulary_is_refused_before_any_image_is_begun(tmp_path: Path, vocabulary: int) -> None:
+    backend = FakeBackend()
+    runtime = fake_runtime(tmp_path, backend, vocabulary=vocabulary)
+    with pytest.raises(
+        BundleError, match=rf"its denoiser knows 100 codes, .* has a vocabulary of {vocabulary}: export"
+    ):
+        runtime.stream()
+    assert len(backend.calls) == 1
+
+
+def test_an_encoder_of_a_larger_codebook_is_refused(tmp_path: Path) -> None:
+    runtime = fake_runtime(tmp_path, holds=("encoder",), vocabulary=50)
+    with pytest.raises(BundleError, match=r"its encoder finds the code 60, where its manifest has a codebook of 50"):
+        runtime.encode(np.full((1, *IMAGE, 3), 60, np.uint8))
+
+
+def test_another_grid_is_refused_before_any_image_is_begun(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    with pytest.raises(
+        BundleError, match=r"its denoiser takes codes \[N,12\], where its manifest means \[N,4\]: export"
+    ):
+        fake_runtime(tmp_path, backend, latent_grid=[2, 2]).generate()
+    assert backend.calls == []
+
+
+def test_labels_that_the_graph_does_not_have_or_need_are_refused(tmp_path: Path) -> None:
+    fake_runtime(tmp_path / "with", **labelled())
+    fake_runtime(tmp_path / "without")
+    manifests = [(tmp_path / folder / "manifest.json") for folder in ("with", "without")]
+    texts = [path.read_text() for path in manifests]
+    for path, text, other, told in zip(
+        manifests, texts, reversed(texts), ("denoiser takes label", "denoiser takes no label"), strict=True
+    ):
+        swapped = {**json.loads(other), "graphs": json.loads(text)["graphs"]}
+        path.write_text(json.dumps(swapped))
+        with pytest.raises(BundleError, match=f"its {told}, where its manifest means it to take codes"):
+            Runtime(Bundle.open(path.parent), FakeBackend()).stream()
+
+
 def test_a_graph_that_belies_its_manifest_is_refused(tmp_path: Path) -> None:
     runtime = fake_runtime(tmp_path, vocabulary=50)
-    with pytest.raises(BundleError, match=r"the output logits of logits is float32 \[1, 12, 100\]"):
+    with pytest.raises(
+        BundleError, match=r"its logits puts out logits float32 \[1, 12, 100\], where its manifest means"
+    ):
         runtime.logits(grids(1) % 50)
 
 

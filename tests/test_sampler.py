@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from fakes import VOCABULARY, FakeBackend, settle, wander
 from sundae_rt import noise
 from sundae_rt.errors import BackendError, QueueFullError, SundaeError
+from sundae_rt.families import Sundae
 from sundae_rt.sampler import IMAGE_BATCH, Model, Pool, Request
 from sundae_rt.schedule import Schedule
 
@@ -23,7 +25,7 @@ PATIENCE = 30.0  # seconds before a test that hangs fails
 
 
 class Denoiser:
-    """A denoiser of flat arrays that keeps what it was asked."""
+    """A denoiser of flat arrays that keeps what it was asked; its confidence is the noise."""
 
     def __init__(self, propose: Callable[..., np.ndarray] = wander) -> None:
         self.propose = propose
@@ -33,8 +35,7 @@ class Denoiser:
     def __call__(self, **inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.calls.append(inputs)
         self.before()
-        proposal = self.propose({key: value for key, value in inputs.items() if value is not None})
-        return np.where(inputs["update"], proposal, inputs["codes"]), proposal
+        return self.propose({key: value for key, value in inputs.items() if value is not None}), inputs["uniform"]
 
 
 def decode(codes: np.ndarray) -> np.ndarray:
@@ -42,7 +43,7 @@ def decode(codes: np.ndarray) -> np.ndarray:
 
 
 def pool(denoise: Denoiser | None = None, *, batch_size: int = 4, max_waiting: int = 1000, **model: Any) -> Pool:
-    model = {"vocabulary": VOCABULARY, "label_weights": None, "decode": decode, **model}
+    model = {"family": Sundae(VOCABULARY), "label_weights": None, "decode": decode, **model}
     return Pool(Model(denoise=denoise or Denoiser(), **model), batch_size=batch_size, max_waiting=max_waiting)
 
 
@@ -133,7 +134,7 @@ def test_kept_positions_never_change() -> None:
     kept = np.arange(POSITIONS, dtype=np.int32) + 50
     ((slot, _),) = pool(denoise).stream(request(editable=editable, codes=kept))
     assert slot.codes[~editable].tolist() == kept[~editable].tolist()
-    assert not any(call["update"][:, ~editable].any() for call in denoise.calls)
+    assert all((call["codes"][:, ~editable] == kept[~editable]).all() for call in denoise.calls)
     first = denoise.calls[0]["codes"][0]
     assert first[editable].tolist() == noise.initial_codes(0, POSITIONS, VOCABULARY)[editable].tolist()
 
@@ -156,7 +157,8 @@ def test_standing_still_for_want_of_updates_is_not_settling() -> None:
     denoise = Denoiser(settle)
     schedule = Schedule(steps=40, proportion=(0.02, 0.02), min_steps=1)
     ((slot, _),) = pool(denoise).stream(request(schedule=schedule))
-    assert any(not call["update"].any() for call in denoise.calls[: slot.steps - 1])  # stood still, and went on
+    seen = [call["codes"][0].tolist() for call in denoise.calls]
+    assert any(one == other for one, other in itertools.pairwise(seen[:-1]))  # stood still, and went on
     last = denoise.calls[-1]["codes"][0].tolist()
     assert slot.steps == 40 or last == list(range(POSITIONS))
 

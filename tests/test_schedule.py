@@ -40,6 +40,19 @@ def test_min_steps_gives_way_to_steps_only_where_it_was_not_given() -> None:
         Schedule().with_changes(steps=4, min_steps=10)
 
 
+def test_min_steps_starts_at_0_for_the_published_rule_alone() -> None:
+    assert Schedule(min_steps=0, stop="published").min_steps == 0
+    with pytest.raises(InputError, match=r"min_steps must be a whole number from 1 to 65536, not 0"):
+        Schedule(min_steps=0)
+    assert Schedule(min_steps=0, stop="published").with_changes(stop="proposal").min_steps == 1
+
+
+def test_settings_from_a_file_must_have_values() -> None:
+    assert Schedule.from_settings({"steps": 4, "order": "confidence"}) == Schedule(4, min_steps=4, order="confidence")
+    with pytest.raises(InputError, match=r"^stop must have a value, not null$"):
+        Schedule.from_settings({"stop": None})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -64,6 +77,9 @@ def test_min_steps_gives_way_to_steps_only_where_it_was_not_given() -> None:
         ("proportion", 1.1),
         ("proportion", (0.5, float("nan"))),
         ("guidance", -1),
+        ("stop", "x" * 500),
+        ("stop", 1),
+        ("order", "random"),
         ("guidance", float("inf")),
     ],
 )

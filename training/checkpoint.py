@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,26 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"there is no checkpoint {path}") from error
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is no checkpoint of tensors and plain values alone (save only its state dict): "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(_not_data(path, error)) from error
     except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot read the checkpoint {path}: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} is no checkpoint: it holds a {type(values).__name__}, not a dict")
     return values
+
+
+def _not_data(path: Path, error: pickle.UnpicklingError) -> str:
+    """What a file holds beside tensors and plain values, and how to strip it."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if found is None:
+        return f"{path} is no checkpoint: {one_line(error)[:200]}"
+    stripped = path.with_name(f"{path.stem}-tensors{path.suffix}")
+    return (
+        f"{path} holds more than tensors and plain values: {found[1]}. Nothing of the kind is unpickled here, for it "
+        "can run any code. If you trust the file, strip it: "
+        f"python -c \"import torch; a = torch.load('{path}', 'cpu', weights_only=False); "
+        f"torch.save({{k: a[k] for k in ('net', 'state_dict') if k in a}}, '{stripped}')\""
+    )
 
 
 def load(path: Path, kind: str) -> dict[str, Any]:

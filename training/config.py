@@ -1,4 +1,7 @@
-"""Configuration: small toml presets read into frozen dataclasses that refuse typos."""
+"""Configuration: small toml presets read into frozen dataclasses that refuse typos.
+
+A preset may build on another: ``extends = "vqgan256"`` takes over all that the other says and it does not say itself.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,26 @@ def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
+def sections(name: str) -> frozenset[str]:
+    """The sections that a shipped preset has.
+
+    Raises:
+        InputError: no such preset.
+    """
+    if name not in preset_names():
+        raise InputError(f"unknown preset {name!r}: choose one of {', '.join(preset_names())}")
+    return frozenset(_read(name))
+
+
 def read_preset(name: str, section: str) -> dict[str, Any]:
-    """One section (``vqgan``, ``prior``) of a shipped preset, as plain values.
+    """One section (``vqgan``, ``pixels``, ``prior``) of a shipped preset, as plain values.
 
     Raises:
         InputError: no such preset, or it has no such section.
     """
-    if name not in preset_names():
-        raise InputError(f"unknown preset {name!r}: choose one of {', '.join(preset_names())}")
-    preset = _read(name)
-    if section not in preset:
+    if section not in sections(name):
         raise InputError(f"preset {name!r} has no [{section}] section")
-    return preset[section]
+    return _read(name)[section]
 
 
 def about(name: str) -> dict[str, str]:
@@ -41,7 +52,18 @@ def about(name: str) -> dict[str, str]:
 
 def _read(name: str) -> dict[str, Any]:
     text = (resources.files("sundae_rt.training.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    values = tomllib.loads(text)
+    base = values.pop("extends", None)
+    return values if base is None else _merged(_read(base), values)
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``values`` over it, section by section and key by key."""
+    both = {
+        key: _merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in values.items()
+    }
+    return base | both
 
 
 def build(cls: type[T], values: dict[str, Any], where: str) -> T:

@@ -18,7 +18,10 @@ from torch import Tensor
 from sundae_rt.errors import InputError
 from sundae_rt.files import replacing
 from sundae_rt.training import checkpoint, config
-from sundae_rt.training.data import ImageFolder
+from sundae_rt.training.idx import Images, open_images
+from sundae_rt.training.pixels import CODES as PIXEL_CODES
+from sundae_rt.training.pixels import GreyPixels
+from sundae_rt.training.pixels import read_config as read_pixels
 from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model
 
 CODES_FORMAT = 1
@@ -30,7 +33,8 @@ class LatentDataset:
 
     ``codes``: int32 ``[N, h, w]``; ``vocabulary``: how many codes there are; ``labels``: names, or None;
     ``label_ids``: int32 ``[N]``, or None; ``vqgan_file``: the VQ-GAN's path relative to the dataset's folder, or None
-    where a bundle encoded it; ``codes_sha256``: hash of the tensors that decide the codes.
+    where a bundle encoded it or there is none; ``codes_sha256``: hash of the tensors that decide the codes, or
+    :data:`pixels.CODES` where they are grey levels.
     """
 
     codes: Tensor
@@ -115,34 +119,20 @@ def encode_folder(
     *,
     vqgan: Path | None = None,
     bundle: str | Path | None = None,
+    preset: str | None = None,
     batch_size: int = 16,
     say: Callable[[str], None] = print,
 ) -> LatentDataset:
-    """Encodes every image under ``data`` with a VQ-GAN checkpoint or a bundle's encoder, and writes ``out``.
+    """Encodes every image under ``data``, and writes ``out``.
+
+    The encoder is that of a VQ-GAN's checkpoint, of a bundle, or of a preset whose codes are pixels.
 
     Raises:
         InputError: no images, unreadable images, not exactly one encoder.
     """
-    if (vqgan is None) == (bundle is None):
-        raise InputError("name either a VQ-GAN checkpoint or a bundle to encode with")
-    if vqgan is not None:
-        model = load_vqgan(vqgan)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model.to(device)
-        sizes = model.config
-        images = ImageFolder(data, sizes.image_size)
-
-        @torch.no_grad()
-        def encode(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
-            return model.encode(to_model(torch.from_numpy(pixels).to(device))).cpu().numpy().astype(np.int32)
-
-        about = (
-            sizes.codebook_size,
-            os.path.relpath(vqgan.resolve(), out.resolve().parent),
-            checkpoint.tensor_hash(model.codes_parameters()),
-        )
-        codes = _encode_all(images, encode, batch_size)
-    else:
+    if sum(source is not None for source in (vqgan, bundle, preset)) != 1:
+        raise InputError("name one to encode with: a VQ-GAN checkpoint, a bundle, or a preset whose codes are pixels")
+    if bundle is not None:
         import sundae_rt
 
         with sundae_rt.load(bundle) as runtime:
@@ -150,9 +140,27 @@ def encode_folder(
             provenance = manifest.provenance.get("vqgan", {})
             if manifest.image_size is None or "codes_sha256" not in provenance:
                 raise InputError(f"bundle {bundle} has no encoder that a prior could name: encode with --vqgan")
-            images = ImageFolder(data, manifest.image_size[0])
+            images = open_images(data, manifest.image_size[0])
             codes = _encode_all(images, runtime.encode, batch_size)
-            about = (manifest.vocabulary, None, provenance["codes_sha256"])
+            about = (manifest.image_codes, None, provenance["codes_sha256"])
+    else:
+        if vqgan is not None:
+            model: VQGAN | GreyPixels = load_vqgan(vqgan)
+            file = os.path.relpath(vqgan.resolve(), out.resolve().parent)
+            made_by = checkpoint.tensor_hash(model.codes_parameters())
+        else:
+            model, file, made_by = GreyPixels(read_pixels(str(preset))), None, PIXEL_CODES
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(device)
+        images = open_images(data, model.config.image_size)
+
+        @torch.no_grad()
+        def encode(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+            inputs = to_model(torch.from_numpy(pixels).to(device), model.config.pixel_range)
+            return model.encode(inputs).cpu().numpy().astype(np.int32)
+
+        codes = _encode_all(images, encode, batch_size)
+        about = (model.config.codebook_size, file, made_by)
     labels = tuple(images.labels) if images.labels else None
     label_ids = torch.tensor(images.label_ids, dtype=torch.int32) if images.label_ids is not None else None
     dataset = LatentDataset(torch.from_numpy(codes), about[0], labels, label_ids, about[1], about[2])
@@ -163,7 +171,7 @@ def encode_folder(
 
 
 def _encode_all(
-    images: ImageFolder, encode: Callable[[NDArray[np.uint8]], NDArray[np.int32]], batch_size: int
+    images: Images, encode: Callable[[NDArray[np.uint8]], NDArray[np.int32]], batch_size: int
 ) -> NDArray[np.int32]:
     import click
 

@@ -6,6 +6,7 @@ in the log of `sundae_rt` (level INFO) and in `Runtime.backend`.
 
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -16,7 +17,13 @@ _log = logging.getLogger("sundae_rt")
 
 
 class Graph(Protocol):
-    """One loaded graph. It may be run from several threads at once."""
+    """One loaded graph. It may be run from several threads at once.
+
+    Attributes:
+        inputs: its inputs by name: the shape behind the batch, None where a size is free.
+    """
+
+    inputs: Mapping[str, tuple[int | None, ...]]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the graph on named arrays whose first axis is the batch, and return its named outputs.
@@ -40,8 +47,10 @@ class Backend(Protocol):
     variants: tuple[str, ...]
     provides: frozenset[str]
 
-    def load(self, model: bytes, name: str) -> Graph:
+    def load(self, model: bytes, name: str, folder: Path | None = None) -> Graph:
         """Load a graph from the bytes of its file; `name` is for messages.
+
+        `folder` holds the file of the weights that are not in `model`, where there is one, while this runs.
 
         Raises:
             BackendError: the bytes are no graph that this backend can run; one line.

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from numpy.typing import NDArray
@@ -60,13 +61,15 @@ class OnnxRuntimeBackend:
         backend._check_cuda()
         return backend
 
-    def load(self, model: bytes, name: str) -> "OnnxRuntimeGraph":
+    def load(self, model: bytes, name: str, folder: Path | None = None) -> "OnnxRuntimeGraph":
         """See `Backend.load`."""
         settings = self._library.SessionOptions()
         settings.log_severity_level = _FATAL_ONLY
         settings.intra_op_num_threads = self._threads
         settings.inter_op_num_threads = 1
         settings.use_deterministic_compute = True
+        if folder is not None:
+            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         try:
             session = self._library.InferenceSession(
                 model, settings, providers=[(self._provider, self._options)], enable_fallback=0
@@ -99,6 +102,10 @@ class OnnxRuntimeGraph:
         self._session = session
         self._name = name
         self._outputs = [output.name for output in session.get_outputs()]
+        self.inputs: Mapping[str, tuple[int | None, ...]] = {
+            entry.name: tuple(size if isinstance(size, int) else None for size in entry.shape[1:])
+            for entry in session.get_inputs()
+        }
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `Graph.run`."""

@@ -11,15 +11,21 @@ from sundae_rt.cli.options import FILE
 @click.argument("folder", metavar="DIR", type=FILE)
 @click.option("--bundle", metavar="NAME|PATH", help="Encode with this bundle's encoder.")
 @click.option("--vqgan", type=FILE, metavar="FILE", help="Encode with this checkpoint of a VQ-GAN.")
+@click.option("--preset", metavar="P", help="Take pixels as codes, as this preset does (mnist, ...).")
 @click.option("--out", type=FILE, required=True, metavar="FILE", help="Data set to write, a .safetensors file.")
 @click.option(
     "--batch-size", type=click.IntRange(1), default=16, metavar="N", show_default=True, help="Images encoded at once."
 )
-def command(folder: Path, bundle: str | None, vqgan: Path | None, out: Path, batch_size: int) -> None:
-    """Encode every image of DIR as a grid of codes (equation 1 of the paper), with a bundle or a VQ-GAN."""
-    if (bundle is None) == (vqgan is None):
-        raise click.UsageError("give exactly one of --bundle and --vqgan.")
+def command(
+    folder: Path, bundle: str | None, vqgan: Path | None, preset: str | None, out: Path, batch_size: int
+) -> None:
+    """Encode every image of DIR as a grid of codes (equation 1 of the paper), with a bundle or a VQ-GAN.
+
+    With a preset of the MNIST family pixels are codes, and DIR may hold the data set's own train-*-ubyte files.
+    """
+    if [bundle, vqgan, preset].count(None) != 2:
+        raise click.UsageError("give exactly one of --bundle, --vqgan and --preset.")
 
     from sundae_rt.training.encoding import encode_folder
 
-    encode_folder(folder, out, vqgan=vqgan, bundle=bundle, batch_size=batch_size, say=click.echo)
+    encode_folder(folder, out, vqgan=vqgan, bundle=bundle, preset=preset, batch_size=batch_size, say=click.echo)

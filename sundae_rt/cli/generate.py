@@ -1,11 +1,13 @@
 """`sundae-rt generate`: images into a folder, or one image again from its own file."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from sundae_rt.cli.interrupts import held_back
 from sundae_rt.cli.options import (
     FILE,
     Engine,
@@ -20,6 +22,7 @@ from sundae_rt.cli.saving import made_by, save, save_each
 
 if TYPE_CHECKING:
     from sundae_rt.provenance import Provenance
+    from sundae_rt.runtime import Runtime
 
 _WITH_LIKE = {"like", "output", "out", "bundle", "backend", "variant", "batch_size"}
 
@@ -63,7 +66,8 @@ def command(
 
 
 def _generate(sampling: Sampling, engine: Engine, out: Path, output: Path | None, grid: Path | None) -> None:
-    from sundae_rt.sheet import ContactSheet
+    with held_back():
+        from sundae_rt.sheet import ContactSheet
 
     progress = Progress(sampling.n)
     try:
@@ -83,32 +87,44 @@ def _generate(sampling: Sampling, engine: Engine, out: Path, output: Path | None
 
 
 def _generate_again(like: Path, engine: Engine, out: Path, output: Path | None) -> None:
-    from dataclasses import asdict, replace
-
-    from sundae_rt.errors import InputError, shown
-    from sundae_rt.provenance import read
+    with held_back():
+        from sundae_rt.errors import InputError, shown
+        from sundae_rt.provenance import read
 
     made = read(like)
     if made.command != "generate":
         raise InputError(f"{like} is an inpainting, made from another picture: only generated images can be made again")
-    engine = replace(
-        engine,
-        bundle=engine.bundle or str(_shipped(like, made)),
-        backend=made.backend if engine.backend == "auto" else engine.backend,
-        variant=made.variant if engine.variant == "auto" else engine.variant,
-    )
-    with engine.load(1) as runtime:
+    engine = replace(engine, bundle=engine.bundle or str(_shipped(like, made)))
+    with _loaded(engine, made) as runtime:
         if runtime.fingerprint != made.fingerprint:
             raise InputError(
                 f"{like} was made with the bundle {shown(made.bundle)} ({made.fingerprint[:12]}), not with "
                 f"{runtime.manifest.name!r} ({runtime.fingerprint[:12]}): name where it lies with --bundle"
             )
         progress = Progress(1)
-        (sample,) = runtime.generate(1, seed=made.seed, label=made.label, **asdict(made.schedule))
+        (sample,) = runtime.generate(1, seed=made.seed, label=made.label, **made.settings)
         path = output or _numbered(out, made.index)
         save(path, sample.image, made_by("generate", runtime, made.schedule, sample, index=made.index))
         progress.advance()
+        if (runtime.backend, runtime.variant) != (made.backend, made.variant):
+            now, then = (f"{shown(one.backend)} in {shown(one.variant)}" for one in (runtime, made))
+            click.echo(f"sundae-rt: made on {now}, the first time on {then}: pixels may differ by rounding", err=True)
         click.echo(summary(progress, path, runtime.backend, runtime.variant))
+
+
+def _loaded(engine: Engine, made: "Provenance") -> "Runtime":
+    """The runtime in the image's own precision, unless another was asked for or this machine's backend lacks it.
+
+    The backend is this machine's business: an image made on a GPU is made again on a CPU, up to rounding.
+    """
+    from sundae_rt.errors import BackendError, BundleError
+
+    if engine.variant == "auto":
+        try:
+            return replace(engine, variant=made.variant).load(1)
+        except (BackendError, BundleError):
+            pass  # what is wrong with anything but the variant, the next line says again
+    return engine.load(1)
 
 
 def _shipped(like: Path, made: "Provenance") -> Path:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def command(bundle: str, as_json: bool) -> None:
     """Say what a bundle holds, whether its files are intact, and which backends could run it here."""
-    from sundae_rt import engines
-    from sundae_rt.bundle import Bundle
-    from sundae_rt.errors import BundleError
+    with held_back():
+        from sundae_rt import engines
+        from sundae_rt.bundle import Bundle
+        from sundae_rt.errors import BundleError
 
     facts = _facts(Bundle.open(engines.resolve(bundle)))
     click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(facts)))
@@ -32,6 +33,8 @@ def command(bundle: str, as_json: bool) -> None:
 
 
 def _facts(bundle: "Bundle") -> dict[str, Any]:
+    from sundae_rt.families import settings_of
+
     manifest = bundle.manifest
     return {
         "name": manifest.name,
@@ -44,7 +47,8 @@ def _facts(bundle: "Bundle") -> dict[str, Any]:
         "vocabulary": manifest.vocabulary,
         "labels": manifest.labels,
         "label_weights": manifest.label_weights,
-        "default_schedule": asdict(manifest.default_schedule),
+        "guidance": manifest.can_guide,
+        "default_schedule": settings_of(manifest.family, manifest.default_schedule),
         "graphs": {
             graph: {variant: _graph(bundle, graph, variant) for variant in variants}
             for graph, variants in manifest.graphs.items()
@@ -64,7 +68,8 @@ def _graph(bundle: "Bundle", graph: str, variant: str) -> dict[str, Any]:
         size = len(bundle.read(graph, variant))
     except BundleError as error:
         fault = str(error)
-    return {**asdict(bundle.manifest.graphs[graph][variant]), "bytes": size, "fault": fault}
+    entry = {key: value for key, value in asdict(bundle.manifest.graphs[graph][variant]).items() if value is not None}
+    return {**entry, "bytes": size, "fault": fault}
 
 
 def _backends() -> dict[str, str | None]:
@@ -96,7 +101,9 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         weights = facts["label_weights"] or [1 / len(facts["labels"])] * len(facts["labels"])
         shares = (f"{label} {weight:.0%}" for label, weight in zip(facts["labels"], weights, strict=True))
         yield f"  labels       {', '.join(shares)}"
-    yield f"  by default   {_schedule(facts['default_schedule'])}"
+        yield f"  guidance     {'any' if facts['guidance'] else 'none: the model knows no null label'}"
+    settings = (f"{name} {_setting(value)}" for name, value in facts["default_schedule"].items())
+    yield f"  by default   {', '.join(settings)}"
     yield "graphs"
     for graph, variants in facts["graphs"].items():
         for variant, file in variants.items():
@@ -128,14 +135,11 @@ def _text(value: Any) -> str:
     return text if text.isprintable() else json.dumps(value)
 
 
-def _schedule(schedule: Mapping[str, Any]) -> str:
-    temperature, proportion = (
-        " to ".join(f"{end:g}" for end in schedule[name]) for name in ("temperature", "proportion")
-    )
-    return (
-        f"{schedule['steps']} steps, at least {schedule['min_steps']}, temperature {temperature}, "
-        f"proportion {proportion}, guidance {schedule['guidance']:g}"
-    )
+def _setting(value: Any) -> str:
+    """A value of the default schedule: a pair from first to last step, a number, or a word."""
+    if isinstance(value, tuple):
+        return " to ".join(_setting(end) for end in value)
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _size(height_and_width: tuple[int, int]) -> str:

@@ -13,6 +13,7 @@ from sundae_rt.engines import DEFAULT
 
 if TYPE_CHECKING:
     from sundae_rt.runtime import Runtime, Settings
+    from sundae_rt.schedule import Order, Stop
 
 Command = Callable[..., None]
 
@@ -56,7 +57,11 @@ class Sampling:
 def engine_options(command: Command) -> Command:
     """Add the options that choose bundle and backend; the command gets them as `engine: Engine`."""
 
-    @click.option("--bundle", metavar="NAME|PATH", help=f"Bundle to run: a name that ships or a path.  [{DEFAULT}]")
+    @click.option(
+        "--bundle",
+        metavar="NAME|PATH",
+        help=f"Bundle to run: a name that ships, else a path; ./NAME is always a path.  [{DEFAULT}]",
+    )
     @click.option("--backend", default="auto", metavar="NAME", show_default=True, help="What runs it: auto, cpu, cuda.")
     @click.option("--variant", default="auto", metavar="NAME", show_default=True, help="Precision: auto, fp32, ...")
     @click.option(
@@ -98,9 +103,21 @@ def sampling_options(command: Command) -> Command:
     )
     @click.option(
         "--min-steps",
-        type=click.IntRange(1),
+        type=click.IntRange(0),
         metavar="N",
-        help="Steps after which an image that no longer changes may stop.  [the bundle's]",
+        help="Steps that an image takes at least; with --stop published one more.  [the bundle's]",
+    )
+    @click.option(
+        "--stop",
+        metavar="RULE",
+        help="Images stop when the model proposes no change (proposal), or, as in the published code, when a step "
+        "changed nothing (published).  [the bundle's]",
+    )
+    @click.option(
+        "--order",
+        metavar="RULE",
+        help="Codes to write are chosen by chance (uniform), or those the model is least sure of (confidence).  "
+        "[the bundle's]",
     )
     @click.option("--label", metavar="NAME", help="Label of all images.  [drawn for each, as often as in the data]")
     @click.option("--guidance", type=float, metavar="G", help="Classifier-free guidance; 1 is off.  [the bundle's]")
@@ -115,6 +132,8 @@ def sampling_options(command: Command) -> Command:
         min_steps: int | None,
         label: str | None,
         guidance: float | None,
+        stop: "Stop | None",
+        order: "Order | None",
         **rest: Any,
     ) -> None:
         settings: Settings = {
@@ -123,6 +142,8 @@ def sampling_options(command: Command) -> Command:
             "proportion": proportion,
             "min_steps": min_steps,
             "guidance": guidance,
+            "stop": stop,
+            "order": order,
         }
         command(*args, sampling=Sampling(n, seed, label, settings), **rest)
 

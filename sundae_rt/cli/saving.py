@@ -26,6 +26,7 @@ def made_by(
     index: int | None = None,
     image_sha256: str | None = None,
     mask_sha256: str | None = None,
+    mask: str | None = None,
 ) -> "Provenance":
     """How a sample was made; `index` is its place in its run, where that is not the sample's own."""
     from sundae_rt.provenance import Provenance
@@ -43,6 +44,8 @@ def made_by(
         label=sample.label,
         image_sha256=image_sha256,
         mask_sha256=mask_sha256,
+        mask=mask,
+        family=runtime.manifest.family,
     )
 
 

@@ -151,6 +151,25 @@ def test_ctrl_c_anywhere_else_is_one_line_too(run: Any, monkeypatch: pytest.Monk
     assert (result.code, [line for line in result.err if line]) == (130, ["sundae-rt: interrupted"])
 
 
+@pytest.mark.parametrize("loading", ["click", "sundae_rt.cli.generate", "numpy", "PIL", "sundae_rt.runtime"])
+def test_ctrl_c_while_the_program_loads_is_one_line(loading: str, tmp_path: Path) -> None:
+    code = f"""
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {loading!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from sundae_rt.__main__ import main
+main()
+"""
+    write_bundle(tmp_path / "fake")
+    with process("generate", "--bundle", "fake", cwd=tmp_path, code=code) as program:
+        out, err = program.communicate(timeout=60)
+    assert (program.returncode, out) == (130, "")
+    assert re.fullmatch(r"\n?sundae-rt: interrupted.*\n", err), err
+
+
 def test_ctrl_c_is_not_lost_while_a_library_is_loaded(
     run: Any, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakes import IMAGE, LABELS, FakeBackend, labelled, write_bundle
+from fakes import IMAGE, LABELS, FakeBackend, absorbing, entry, labelled, write_bundle
 from sundae_rt import provenance
 from sundae_rt.cli import saving
 from sundae_rt.schedule import Schedule
@@ -98,10 +98,11 @@ def test_a_run_may_be_longer_than_the_queue_of_a_service(run: Any, monkeypatch: 
 
 def test_every_setting_is_written_into_the_image(run: Any) -> None:
     settings = ("--temperature", "0.9:0.3", "--proportion", 0.8, "--min-steps", 2, "--guidance", 1.5)
+    rules = ("--stop", "published", "--order", "confidence")
     write_bundle(Path("named"), **labelled(name="named"))
-    run("generate", "--bundle", "named", "--n", 2, "--seed", 7, "--steps", 4, *settings, "--label", "ice")
+    run("generate", "--bundle", "named", "--n", 2, "--seed", 7, "--steps", 4, *settings, *rules, "--label", "ice")
     made = provenance.read("samples/000001.png")
-    assert made.schedule == Schedule(4, (0.9, 0.3), (0.8, 0.8), 2, 1.5)
+    assert made.schedule == Schedule(4, (0.9, 0.3), (0.8, 0.8), 2, 1.5, "published", "confidence")
     assert (made.command, made.bundle, made.variant, made.backend) == ("generate", "named", "fp32", "fake")
     assert (made.index, made.seed, made.label) == (1, 8, "ice")
 
@@ -122,14 +123,40 @@ def test_without_a_label_each_image_draws_its_own_and_names_it(run: Any) -> None
 # Making an image again
 
 
-@pytest.mark.parametrize("changes", [{}, labelled()], ids=["unlabelled", "labelled"])
-def test_like_makes_the_same_file_again(changes: dict[str, Any], run: Any) -> None:
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({}, ()),
+        ({}, ("--stop", "published", "--order", "confidence", "--min-steps", 0)),
+        (labelled(), ()),
+        (labelled(null_label=False), ()),
+        (absorbing(), ()),
+    ],
+    ids=["unlabelled", "other rules", "labelled", "without null label", "absorbing"],
+)
+def test_like_makes_the_same_file_again(changes: dict[str, Any], options: tuple[Any, ...], run: Any) -> None:
     write_bundle(Path("b"), **changes)
-    run("generate", "--bundle", "b", "--n", 6, "--seed", 5, "--steps", 4, "--temperature", "0.7:0.2")
+    run("generate", "--bundle", "b", "--n", 6, "--seed", 5, "--steps", 4, "--temperature", "0.7:0.2", *options)
     again = run("generate", "--like", "samples/000004.png", "--bundle", "b", "-o", "again.png")
     assert again.code == 0
     assert Path("again.png").read_bytes() == Path("samples/000004.png").read_bytes()
     assert again.out[0].startswith("1 image in ")
+
+
+def test_like_runs_on_this_machines_backend_and_says_so(run: Any, backend: FakeBackend) -> None:
+    entries = {"fp32": entry("denoiser"), "fp16": entry("denoiser", "gpu")}
+    others = {graph: {"fp32": entry(graph)} for graph in ("decoder", "encoder")}
+    write_bundle(Path("b"), holds=("denoiser", "decoder", "encoder"), graphs={"denoiser": entries, **others})
+    backend.name, backend.provides = "gpu", frozenset({"gpu"})
+    assert run("generate", "--bundle", "b", "--variant", "fp16").code == 0
+    backend.name, backend.provides = "fake", frozenset({"fake"})
+    again = run("generate", "--like", "samples/000000.png", "--bundle", "b", "-o", "again.png")
+    assert again.code == 0, again.err
+    assert "sundae-rt: made on 'fake' in 'fp32', the first time on 'gpu' in 'fp16': pixels may differ" in again.err[0]
+    assert (provenance.read("again.png").backend, provenance.read("again.png").variant) == ("fake", "fp32")
+    asked = run("generate", "--like", "samples/000000.png", "--bundle", "b", "--variant", "fp16", "-o", "b.png")
+    assert (asked.code, len(asked.err)) == (1, 1)
+    assert "does not provide gpu" in asked.err[0]
 
 
 def test_like_without_a_name_writes_the_images_own_number(run: Any) -> None:
@@ -193,7 +220,10 @@ def test_like_goes_with_no_setting(option: tuple[str, Any], run: Any) -> None:
         ("--n", "many", 2, "'many' is not a valid integer"),
         ("--steps", 0, 2, "'--steps': 0 is not in the range"),
         ("--steps", 10**30, 1, "steps must be a whole number from 1 to 65536"),
-        ("--min-steps", 0, 2, "'--min-steps': 0 is not in the range"),
+        ("--min-steps", 0, 1, "min_steps must be a whole number from 1 to 65536, not 0"),
+        ("--min-steps", -1, 2, "'--min-steps': -1 is not in the range"),
+        ("--stop", "early", 1, "stop must be one of proposal, published, not 'early'"),
+        ("--order", "random", 1, "order must be one of uniform, confidence, not 'random'"),
         ("--min-steps", 7, 1, r"min_steps must be at most steps \(6\), not 7"),
         ("--seed", -1, 2, "'--seed': -1 is not in the range"),
         ("--seed", 2**64, 2, f"'--seed': {2**64} is not in the range"),
@@ -220,6 +250,15 @@ def test_a_value_out_of_range_is_named(option: str, value: Any, code: int, told:
     assert (result.code, result.out, len(result.err)) == (code, [], 1)
     assert re.search(told, result.err[0])
     assert not Path("samples").exists()
+
+
+def test_a_setting_that_the_family_does_not_have_is_named(run: Any) -> None:
+    write_bundle(Path("fake"), **absorbing())
+    for option, value in (("--proportion", "1"), ("--min-steps", 2), ("--stop", "proposal"), ("--order", "uniform")):
+        result = run("generate", "--bundle", "fake", option, value)
+        assert (result.code, len(result.err)) == (1, 1)
+        assert f"{option[2:].replace('-', '_')} must be left out" in result.err[0]
+    assert run("generate", "--bundle", "fake", "--steps", 9, "--temperature", 1).code == 0
 
 
 def test_an_unlabelled_bundle_takes_no_label(run: Any) -> None:
@@ -296,7 +335,8 @@ def test_a_full_disk_is_one_line_and_finished_images_are_whole(run: Any, monkeyp
 
 def test_a_backend_that_fails_is_one_line(run: Any, backend: FakeBackend) -> None:
     def fail(graph: str) -> None:
-        raise RuntimeError("out of memory")
+        if len(backend.calls) > 1:  # the first run asks the denoiser for its vocabulary
+            raise RuntimeError("out of memory")
 
     backend.before_run = fail
     result = run("generate", "--bundle", "fake", "--n", 6)

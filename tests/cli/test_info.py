@@ -7,25 +7,35 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fakes import LABELS, labelled, write_bundle
+from fakes import LABELS, absorbing, labelled, write_bundle
 from sundae_rt.bundle import Bundle
 
 
 def test_people_read_what_it_makes_holds_and_measured(run: Any) -> None:
     write_bundle(Path("earth"), **labelled(name="earth", checks={"denoiser": {"max_difference": 1e-5}}))
-    result = run("info", "earth")
+    result = run("info", "./earth")
     text = "\n".join(result.out)
     assert result.code == 0
     assert result.out[0] == "earth (sundae, format version 1)"
     for part in (
         "images of 8x6 pixels from 4x3 codes, each one of 100",
         "coast 50%, desert 25%, ice 25%",
-        "6 steps, at least 3, temperature 1 to 0.5, proportion 1 to 0.5, guidance 1",
+        "steps 6, temperature 1 to 0.5, proportion 1 to 0.5, min_steps 3, guidance 1, stop proposal, order uniform",
         "denoiser  fp32  denoiser.onnx  0.00 MB  intact",
         "max_difference: 1e-05",
         Bundle.open("earth").fingerprint,
     ):
         assert part in text
+
+
+def test_a_family_shows_only_its_own_settings_and_a_model_whether_it_can_be_guided(run: Any) -> None:
+    write_bundle(Path("a"), **absorbing(**labelled(null_label=False)))
+    result = run("info", "a")
+    assert result.out[0] == "fake (absorbing, format version 1)"
+    assert "  by default   steps 6, temperature 1 to 0.5, guidance 1" in result.out
+    assert "  guidance     none: the model knows no null label" in result.out
+    facts = json.loads("\n".join(run("info", "a", "--json").out))
+    assert (facts["guidance"], list(facts["default_schedule"])) == (False, ["steps", "temperature", "guidance"])
 
 
 def test_nothing_that_a_bundle_says_moves_the_cursor(run: Any) -> None:
@@ -38,7 +48,7 @@ def test_nothing_that_a_bundle_says_moves_the_cursor(run: Any) -> None:
 
 def test_machines_read_the_same_as_json(run: Any) -> None:
     write_bundle(Path("earth"), **labelled(name="earth", provenance={"licence": "public domain"}))
-    facts = json.loads("\n".join(run("info", "earth", "--json").out))
+    facts = json.loads("\n".join(run("info", "./earth", "--json").out))
     assert (facts["name"], facts["labels"], facts["image_size"]) == ("earth", LABELS, [6, 8])
     assert facts["provenance"] == {"licence": "public domain"}
     assert facts["graphs"]["encoder"]["fp32"] == {

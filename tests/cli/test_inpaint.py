@@ -92,6 +92,34 @@ def test_settings_and_both_files_are_written_into_the_result(run: Any) -> None:
     assert made.mask_sha256 == hashlib.sha256(Path("image-mask.png").read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(
+    ("mask", "text"),
+    [
+        ("block", "block:share=0.25,seed=6"),
+        ("random-blocks:share=0.3", "random-blocks:share=0.3,size=1,seed=6"),
+        ("block:seed=2", "block:share=0.25,seed=2"),
+        ("grid", "grid:size=1"),
+    ],
+)
+def test_a_mask_of_the_papers_kinds_needs_no_file(mask: str, text: str, run: Any) -> None:
+    result = run("inpaint", "image.png", mask, "--bundle", "fake", "--seed", 6, "--n", 2, "-o", "a.png")
+    assert (result.code, result.err[0]) == (0, f"sundae-rt: the mask is {text}")
+    made = provenance.read("a-1.png")
+    assert (made.mask, made.mask_sha256, made.seed) == (text, None, 7)
+    changed = (pixels("a-1.png") != pixels("image.png")).any(axis=2)
+    assert 0 < changed.sum() < changed.size
+    run("inpaint", "image.png", made.mask, "--bundle", "fake", "--seed", 7, "-o", "again.png")
+    np.testing.assert_array_equal(pixels("again.png"), pixels("a-1.png"))
+
+
+def test_a_file_of_a_kinds_name_is_named_with_its_folder(run: Any) -> None:
+    Path("image-mask.png").rename("grid")
+    assert run("inpaint", "image.png", "./grid", "--bundle", "fake").code == 0
+    assert provenance.read("image-inpainted.png").mask is None
+    assert run("inpaint", "image.png", "grid", "--bundle", "fake").code == 0
+    assert provenance.read("image-inpainted.png").mask == "grid:size=1"
+
+
 def test_a_contact_sheet_shows_all(run: Any) -> None:
     run("inpaint", "image.png", "image-mask.png", "--bundle", "fake", "--n", 2, "--grid", "sheet.png")
     assert pixels("sheet.png").shape == (HEIGHT, 2 * WIDTH + 2, 3)
@@ -107,6 +135,9 @@ def test_a_contact_sheet_shows_all(run: Any) -> None:
         (("image.png", "black.png"), 1, "the mask selects nothing"),
         (("image.png", "square.png"), 1, "the mask is 20x20 and the image 8x6"),
         (("image.png",), 2, "Missing argument 'MASK'"),
+        (("image.png", "block:share=2"), 1, "a mask's share must be a finite number above 0 and at most 1, not 2.0"),
+        (("image.png", "grid:size=9"), 1, "a mask's size must be a whole number from 1 to 3, not 9"),
+        (("image.png", "block", "--bundle", "half"), 1, "has no encoder graph"),
         (("image.png", "image-mask.png", "--bundle", "half"), 1, "has no encoder graph"),
     ],
 )

@@ -137,8 +137,8 @@ def test_the_bundle_computes_what_pytorch_computes(bundle, prior, vqgan):
         manifest = runtime.manifest
     with torch.no_grad():
         flat = torch.from_numpy(grids).flatten(1)
-        assert np.abs(logits.reshape(4, 64, 64) - sources.prior(flat, torch.tensor([0, 1, 2, 0])).numpy()).max() < 1e-4
-        wanted = (sources.vqgan.decode(torch.from_numpy(grids)).permute(0, 2, 3, 1).numpy() + 1) * 127.5
+        assert np.abs(logits.reshape(4, 64, 64) - sources.prior.model(flat, torch.tensor([0, 1, 2, 0])).numpy()).max() < 1e-4
+        wanted = (sources.vqgan.model.decode(torch.from_numpy(grids)).permute(0, 2, 3, 1).numpy() + 1) * 127.5
     assert np.abs(pixels - wanted.clip(0, 255)).max() <= 1
     assert manifest.checks["decoder"]["pixels_max_difference"] <= 1
     assert manifest.checks["denoiser"]["equal_proposals"] >= 0.999

@@ -29,7 +29,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
             return (print, ("harm",))
 
     torch.save({"weights": Harmful()}, tmp_path / "harmful.pt")
-    with pytest.raises(InputError, match="save only its state dict"):
+    with pytest.raises(InputError, match="holds more than tensors and plain values: print"):
         checkpoint.read(tmp_path / "harmful.pt")
 
 
@@ -93,8 +93,10 @@ def test_typos_and_wrong_types_are_refused_by_name(values, words):
         config.build(Sizes, values, "here")
 
 
-@pytest.mark.parametrize("preset", config.preset_names())
-@pytest.mark.parametrize("kind", ["vqgan", "prior"])
+@pytest.mark.parametrize(
+    ("kind", "preset"),
+    [(kind, preset) for preset in config.preset_names() for kind in ("vqgan", "prior") if kind in config.sections(preset)],
+)
 def test_every_preset_describes_itself(preset, kind):
     described = describe(kind, preset)
     assert described["parameters"] > 0
@@ -102,5 +104,5 @@ def test_every_preset_describes_itself(preset, kind):
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match=r"'erth'.*earth, toy"):
+    with pytest.raises(InputError, match=r"'erth'.*earth, .*toy"):
         describe("prior", "erth")

@@ -55,7 +55,7 @@ def test_the_quantiser_finds_the_nearest_code(unit_norm):
     if unit_norm:
         rows = torch.nn.functional.normalize(rows, dim=1)
     nearest = torch.cdist(rows, quantiser.vectors()).argmin(1).view(2, 4, 5)
-    assert torch.equal(quantiser.nearest(latents), nearest)
+    assert torch.equal(quantiser.codes(latents), nearest)
 
 
 def test_gradient_passes_the_quantiser_straight_through():

@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 
 from sundae_rt.errors import InputError
 from sundae_rt.training import checkpoint, config, encoding, loop
+from sundae_rt.training.pixels import CODES as PIXEL_CODES
+from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
 from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior
 from sundae_rt.training.prior.sundae import SundaeLoss, sample
 from sundae_rt.training.vqgan.model import VQGAN, to_pixels
@@ -201,8 +203,10 @@ def train(
     return path
 
 
-def _vqgan_beside(codes: Path, out: Path, dataset: encoding.LatentDataset) -> VQGAN | None:
+def _vqgan_beside(codes: Path, out: Path, dataset: encoding.LatentDataset) -> VQGAN | GreyPixels | None:
     """Copies the VQ-GAN that the codes name into ``out`` and opens it; None where it is not to be found."""
+    if dataset.codes_sha256 == PIXEL_CODES:
+        return GreyPixels(GreyPixelsConfig(dataset.codes.shape[1]))
     beside = out / "vqgan.pt"
     if not beside.exists() and dataset.vqgan_file is not None:
         source = codes.parent / dataset.vqgan_file
@@ -231,14 +235,19 @@ def _save(
         "labels": list(dataset.labels) if dataset.labels else None,
         "label_weights": list(dataset.label_weights) if dataset.label_weights else None,
         "schedule": dataclasses.asdict(schedule),
-        "vqgan": {"file": "vqgan.pt", "codes_sha256": dataset.codes_sha256},
+        "vqgan": {
+            "file": None if dataset.codes_sha256 == PIXEL_CODES else "vqgan.pt",
+            "codes_sha256": dataset.codes_sha256,
+        },
         "provenance": provenance | {"training": dataclasses.asdict(trainer.how), "torch": str(torch.__version__)},
     }
     checkpoint.save(path, values)
 
 
 @torch.no_grad()
-def _sheet(path: Path, trainer: PriorTrainer, vqgan: VQGAN, schedule: DefaultSchedule, count: int = 14) -> None:
+def _sheet(
+    path: Path, trainer: PriorTrainer, vqgan: VQGAN | GreyPixels, schedule: DefaultSchedule, count: int = 14
+) -> None:
     """Samples of the averaged weights, label by label; the step's own random numbers, so that resuming changes none."""
     prior = HourglassPrior(trainer.prior.config)
     prior.load_state_dict(trainer.ema.weights(trainer.prior))

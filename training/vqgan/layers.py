@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
@@ -97,19 +96,21 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """The coarsest resolution: residual block, attention, residual block."""
+    """The coarsest resolution: residual block, attention unless it is left out, residual block."""
 
-    def __init__(self, channels: int, groups: int, dropout: float) -> None:
+    def __init__(self, channels: int, groups: int, dropout: float, attention: bool = True) -> None:
         super().__init__()
         self.block_1 = ResnetBlock(channels, channels, groups, dropout)
-        self.attn_1 = AttnBlock(channels, groups)
+        if attention:
+            self.attn_1 = AttnBlock(channels, groups)
         self.block_2 = ResnetBlock(channels, channels, groups, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Float ``[B, C, H, W]`` to the same shape."""
-        return self.block_2(self.attn_1(self.block_1(x)))
+        x = self.block_1(x)
+        return self.block_2(self.attn_1(x) if hasattr(self, "attn_1") else x)
 
 
-def silu_norm_out(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """The normalisation and activation that precede both networks' last convolution."""
-    return torch.nn.functional.silu(norm(x))
+def norm_out(norm: nn.GroupNorm, x: Tensor, activation: bool) -> Tensor:
+    """The normalisation, and the activation unless it is left out, before both networks' last convolution."""
+    return functional.silu(norm(x)) if activation else norm(x)

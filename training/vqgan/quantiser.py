@@ -1,4 +1,4 @@
-"""The vector quantiser: nearest code, straight-through gradient, a codebook that follows its latents (EMA)."""
+"""The quantisers: the nearest code, with a codebook that follows its latents (EMA), or the most probable one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class VectorQuantiser(nn.Module):
         rows = rearrange(latents, "b d h w -> (b h w) d").float()
         return functional.normalize(rows, dim=1) if self.unit_norm else rows
 
-    def nearest(self, latents: Tensor) -> Tensor:
+    def codes(self, latents: Tensor) -> Tensor:
         """Float ``[B, D, h, w]`` to the index of the nearest code, int64 ``[B, h, w]``."""
         batch, _, height, _ = latents.shape
         return rearrange(self._nearest_row(self._rows(latents)), "(b h w) -> b h w", b=batch, h=height)
@@ -75,6 +75,27 @@ class VectorQuantiser(nn.Module):
             codebook=functional.mse_loss(chosen, rows.detach()),
             raw=rows.detach(),
         )
+
+
+class GumbelQuantiser(nn.Module):
+    """A codebook of ``size`` vectors of ``dim`` channels, and a projection that gives each code a logit.
+
+    For inference alone (the published ``GumbelVQ``): the code is the most probable one, no noise is added, and there is
+    no ``forward`` to train by.
+    """
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(dim, size, 1)
+        self.embedding = nn.Embedding(size, dim)
+
+    def codes(self, latents: Tensor) -> Tensor:
+        """Float ``[B, D, h, w]`` to the index of the largest logit, int64 ``[B, h, w]``."""
+        return self.proj(latents).argmax(1)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Integer codes ``[B, h, w]`` to their vectors, float ``[B, D, h, w]``."""
+        return rearrange(self.embedding(codes), "b h w d -> b d h w")
 
 
 class CodebookFollower(nn.Module):

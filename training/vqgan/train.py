@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from sundae_rt.errors import InputError
 from sundae_rt.training import checkpoint, config, loop
 from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import PerceptualLoss
@@ -79,6 +80,11 @@ class VQGANTrainer:
     """Model, adversary, optimisers and averages of one run, and the step that moves them."""
 
     def __init__(self, sizes: VQGANConfig, how: VQGANTraining, accelerator: Accelerator) -> None:
+        if sizes.quantiser != "nearest" or sizes.pixel_range != (-1.0, 1.0):
+            raise InputError(
+                "a VQ-GAN is trained with the quantiser 'nearest' and the pixel range -1 to 1, not with "
+                f"{sizes.quantiser!r} and {sizes.pixel_range[0]:g} to {sizes.pixel_range[1]:g}"
+            )
         self.how, self.accelerator = how, accelerator
         self.model = VQGAN(sizes).to(accelerator.device, memory_format=torch.channels_last)
         self.follower = CodebookFollower(self.model.quantize, how.codebook_decay or 0.0).to(accelerator.device)

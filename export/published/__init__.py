@@ -1,0 +1,1 @@
+"""Checkpoints of published code, read into this project's own models."""

@@ -1,0 +1,32 @@
+"""Any published prior: which family a checkpoint holds is read from the names of its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sundae_rt.errors import InputError
+from sundae_rt.export.published import tensors
+from sundae_rt.export.published.hourglass import holds_hourglass, read_hourglass
+from sundae_rt.export.published.labels import LabelOrder
+from sundae_rt.export.published.prior import PublishedPrior
+
+
+def read_prior(
+    path: Path, config: Path, *, label_order: LabelOrder = "index", label_names: Path | None = None
+) -> PublishedPrior:
+    """Reads a published prior.
+
+    Args:
+        path: its checkpoint: ``{"net": state_dict, ...}`` of ``HourglassTransformerLM``.
+        config: the config beside it.
+        label_order: how the run numbered its classes; ``string`` for the published ImageNet runs.
+        label_names: a file with a name for each true class, one a line; without it a class is named by its number.
+
+    Raises:
+        InputError: unreadable, of no known kind, or weights and config that contradict each other.
+    """
+    weights = tensors.read(path)
+    if not holds_hourglass(weights):
+        some = ", ".join(list(weights)[:5]) or "no tensor"
+        raise InputError(f"{path} is no published prior that is known (HourglassTransformerLM); it holds {some}, ...")
+    return read_hourglass(path, weights, config, label_order, label_names)

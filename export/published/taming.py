@@ -1,0 +1,107 @@
+"""VQ-GANs of *Taming Transformers* (Esser et al. 2021), ``VQModel`` and ``GumbelVQ``, and of code that follows it.
+
+A Lightning checkpoint with its yaml. The autoencoder may stand alone, or inside a transformer's checkpoint as
+``first_stage_model``, with its settings under ``first_stage_config``. This project's names are those of that code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sundae_rt.errors import InputError
+from sundae_rt.export.published import tensors
+from sundae_rt.export.published.documents import read_yaml
+from sundae_rt.export.published.values import Values
+from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig
+
+PARTS = r"encoder\.(?:down|mid)|decoder\.(?:up|mid)"
+"""What the names of such a model's weights hold."""
+
+_TRAINING_ONLY = ("loss.", "discriminator.", "perceptual_loss.")
+# Switches of the published code (and of latent diffusion's copy of it) that change the networks: what is built here.
+_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "in_channels": (3,),
+    "out_ch": (3,),
+    "double_z": (False,),
+    "resamp_with_conv": (True,),
+    "give_pre_end": (False,),
+    "tanh_out": (False,),
+    "use_linear_attn": (False,),
+    "attn_type": ("vanilla",),
+}
+
+
+def read_taming(path: Path, weights: tensors.Weights, config: Path) -> tuple[VQGAN, dict[str, Any]]:
+    """Builds the VQ-GAN of a checkpoint; returns it and its provenance.
+
+    Args:
+        path: the checkpoint, for messages.
+        weights: its tensors, as :func:`tensors.read` gives them.
+        config: its yaml.
+
+    Raises:
+        InputError: an unreadable config, one that contradicts the weights (both sides are named), or missing or
+            unexpected weights, by name.
+    """
+    own = tensors.without(tensors.of_model(weights, PARTS, path), *_TRAINING_ONLY)
+    target, params = _autoencoder(config)
+    gumbel = "quantize.proj.weight" in own
+    if target and ("Gumbel" in target) != gumbel:
+        holds = "a Gumbel quantiser (quantize.proj)" if gumbel else "no Gumbel quantiser (no quantize.proj)"
+        raise InputError(f"{config} says target {target}, but {path} has {holds}")
+    sizes = _sizes(params, gumbel)
+    model = tensors.filled(lambda: VQGAN(sizes), own, _published if gumbel else str, f"{path} does not fit {config}")
+    name = "GumbelVQ" if gumbel else "VQModel"
+    return model, {"format": f"taming-transformers {name}", "checkpoint": path.name, "config": config.name}
+
+
+def _published(name: str) -> str:
+    return name.replace("quantize.embedding.", "quantize.embed.")
+
+
+def _sizes(params: Values, gumbel: bool) -> VQGANConfig:
+    if params.get("remap", None) is not None:
+        raise InputError(f"{params.where}: remap is not supported: export the checkpoint without it")
+    nested = params.get("ddconfig")
+    networks = Values(nested, f"{params.where}.ddconfig")
+    for key, allowed in _FIXED.items():
+        networks.one_of(key, allowed, allowed[0])
+    try:
+        return VQGANConfig(
+            image_size=networks.whole("resolution"),
+            channels=networks.whole("ch"),
+            multipliers=networks.wholes("ch_mult", (1, 2, 4, 8)),
+            residual_blocks=networks.whole("num_res_blocks"),
+            attention_resolutions=networks.wholes("attn_resolutions"),
+            latent_channels=networks.whole("z_channels"),
+            code_dim=params.whole("embed_dim"),
+            codebook_size=params.whole("n_embed"),
+            unit_norm=False,
+            quantiser="gumbel" if gumbel else "nearest",
+        )
+    except InputError as error:
+        raise error if str(error).startswith(params.where) else InputError(f"{networks.where}: {error}") from error
+
+
+def _autoencoder(config: Path) -> tuple[str | None, Values]:
+    """The class and the parameters of the one autoencoder that a yaml describes, wherever it lies in it."""
+    found = list(_search(read_yaml(config), (), None))
+    chosen = [entry for entry in found if "first_stage_config" in entry[0]] or found
+    if len(chosen) != 1:
+        told = " and ".join(".".join(keys) or "the document" for keys, _, _ in chosen) or "nowhere"
+        raise InputError(f"{config} must describe one autoencoder by a ddconfig, and has it in: {told}")
+    keys, target, params = chosen[0]
+    return target, Values(params, f"{config}: {'.'.join(keys) or 'the document'}")
+
+
+def _search(node: Any, keys: tuple[str, ...], target: Any) -> Iterator[tuple[tuple[str, ...], str | None, Any]]:
+    """Every mapping with a ``ddconfig``: the keys that lead to it, the ``target`` beside it, and itself."""
+    if not isinstance(node, Mapping):
+        return
+    if isinstance(node.get("ddconfig"), Mapping):
+        yield keys, target if isinstance(target, str) else None, node
+        return
+    for key, value in node.items():
+        yield from _search(value, (*keys, str(key)), node.get("target"))

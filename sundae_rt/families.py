@@ -1,0 +1,146 @@
+"""The families of models: each is three rules on the codes of one image, which the pool of slots applies.
+
+| family      | codes start as       | a step writes                              | an image is finished         |
+|-------------|----------------------|--------------------------------------------|------------------------------|
+| `sundae`    | uniform random codes | a share of the editable positions          | when it has stopped changing |
+| `absorbing` | the mask code        | some of the masked positions, once for all | when nothing is masked       |
+
+`sundae` is the step-unrolled denoising autoencoder (Savinov et al. 2021), `absorbing` the absorbing diffusion of
+Bond-Taylor et al. 2021 (*Unleashing Transformers*). Both run the same graph; its inputs and outputs are the same.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sundae_rt import noise
+from sundae_rt.schedule import Schedule
+
+Codes = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One step of one image, before the model has run.
+
+    Attributes:
+        schedule: the image's schedule.
+        index: which step, 0 .. schedule.steps - 1.
+        codes: int32 [T], what the model sees.
+        editable: bool [T], False where an inpainting keeps a code.
+        draw: float32 [T] in [0, 1), decides which positions are written.
+    """
+
+    schedule: Schedule
+    index: int
+    codes: Codes
+    editable: NDArray[np.bool_]
+    draw: NDArray[np.float32]
+
+
+class Family(Protocol):
+    """The rules of a family, for a model of `vocabulary` codes.
+
+    Attributes:
+        settings: the fields of `Schedule` that mean something to it.
+        input_codes: how many different codes its denoiser takes, 0 .. input_codes - 1.
+    """
+
+    settings: ClassVar[tuple[str, ...]]
+    input_codes: int
+
+    def __init__(self, vocabulary: int) -> None: ...
+
+    def start(self, seed: int, positions: int) -> Codes:
+        """The codes of editable positions before the first step: int32 [positions]."""
+        ...
+
+    def written(self, step: Step, confidence: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Where the step writes the model's proposal, bool [T]; `confidence` is the graph's output, float32 [T]."""
+        ...
+
+    def is_finished(self, step: Step, proposal: Codes, codes: Codes) -> bool:
+        """Whether the image needs no more steps, given the step's proposal and the codes after it, int32 [T] each."""
+        ...
+
+
+class Sundae:
+    """Every step writes a share of the editable positions anew. See `Family`."""
+
+    settings: ClassVar[tuple[str, ...]] = tuple(field.name for field in fields(Schedule))
+
+    def __init__(self, vocabulary: int) -> None:
+        self.input_codes = vocabulary
+
+    def start(self, seed: int, positions: int) -> Codes:
+        """Uniform random codes."""
+        return noise.initial_codes(seed, positions, self.input_codes)
+
+    def written(self, step: Step, confidence: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Each editable position by chance (`order="uniform"`), or the least confident ones (`order="confidence"`)."""
+        proportion = step.schedule.proportion_at(step.index)
+        if step.schedule.order == "confidence":
+            return _least_confident(confidence, step.editable, proportion)
+        return (step.draw < np.float32(proportion)) & step.editable
+
+    def is_finished(self, step: Step, proposal: Codes, codes: Codes) -> bool:
+        """Judged on the whole proposal (`stop="proposal"`), or on what was written of it (`stop="published"`).
+
+        With a small proportion the codes may stand still while the model still wants to change them, so the published
+        rule stops images that are not finished.
+        """
+        if step.schedule.stop == "published":
+            return step.index >= step.schedule.min_steps and np.array_equal(codes, step.codes)
+        settled = (proposal == step.codes) | ~step.editable
+        return step.index + 1 >= step.schedule.min_steps and bool(settled.all())
+
+
+class Absorbing:
+    """Every step reveals some of what is masked; a code that was revealed stays. See `Family`.
+
+    The mask code is `vocabulary`, one beyond the codebook. Step k of N (k from 0) reveals each masked position with the
+    chance 1 / (N - k), so the last step reveals all that is left.
+    """
+
+    settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance")
+
+    def __init__(self, vocabulary: int) -> None:
+        self.mask_code = vocabulary
+        self.input_codes = vocabulary + 1
+
+    def start(self, seed: int, positions: int) -> Codes:
+        """The mask code everywhere."""
+        return np.full(positions, self.mask_code, np.int32)
+
+    def written(self, step: Step, confidence: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Masked positions, by chance."""
+        chance = np.float32(1 / (step.schedule.steps - step.index))
+        written: NDArray[np.bool_] = (step.codes == self.mask_code) & (step.draw < chance)
+        return written
+
+    def is_finished(self, step: Step, proposal: Codes, codes: Codes) -> bool:
+        """Nothing is masked any more."""
+        return not (codes == self.mask_code).any()
+
+
+FAMILIES: Final[Mapping[str, type[Family]]] = {"sundae": Sundae, "absorbing": Absorbing}
+"""The families by the name that a manifest has for them."""
+
+
+def settings_of(family: str, schedule: Schedule) -> dict[str, Any]:
+    """The values of a schedule that mean something to a family, by name."""
+    return {name: getattr(schedule, name) for name in FAMILIES[family].settings}
+
+
+def _least_confident(
+    confidence: NDArray[np.float32], editable: NDArray[np.bool_], proportion: float
+) -> NDArray[np.bool_]:
+    """The share of editable positions with the lowest confidence, at least one; of equal ones, the first."""
+    candidates = np.flatnonzero(editable)
+    count = max(1, round(proportion * len(candidates)))
+    chosen = np.zeros(editable.shape, np.bool_)
+    chosen[candidates[np.argsort(confidence[candidates], kind="stable")[:count]]] = True
+    return chosen

@@ -1,0 +1,85 @@
+"""Every system of the paper has a preset, at its real size; none of them is built in memory to know that."""
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from sundae_rt.cli import run  # noqa: E402
+from sundae_rt.errors import InputError  # noqa: E402
+from sundae_rt.training import config, describe  # noqa: E402
+
+# dim, heads, depth, codes, side of the grid, labels, unroll steps, batch, steps, temperature, proportion, parameters
+PAPER = {
+    "ffhq256-2102": (1024, 8, (2, 10, 2), 1024, 16, 0, 2, 64, 100, (0.8, 0.8), 0.5, 178_429_952),
+    "ffhq256-3103": (1024, 8, (3, 10, 3), 1024, 16, 0, 2, 32, 100, (0.8, 0.8), 0.5, 199_421_952),
+    "celeba256-2122": (1024, 8, (2, 12, 2), 1024, 16, 0, 3, 48, 200, (0.8, 0.8), 0.5, 199_421_952),
+    "ffhq1024-2102": (2048, 8, (2, 10, 2), 8192, 32, 0, 2, 16, 100, (1.0, 0.7), 0.5, 671_438_848),
+    "ffhq1024-2122": (1024, 8, (2, 12, 2), 8192, 32, 0, 3, 10, 50, (1.0, 0.7), 0.5, 214_109_184),
+    "ffhq1024-2122-large": (2048, 8, (2, 12, 2), 8192, 32, 0, 2, 8, 100, (0.7, 0.7), 0.5, 746_977_280),
+    "ffhq1024-2142-large": (2048, 8, (2, 14, 2), 8192, 32, 0, 2, 8, 100, (0.7, 0.7), 0.5, 822_515_712),
+    "ffhq1024-3103": (1024, 8, (3, 10, 3), 8192, 32, 0, 2, 16, 100, (0.7, 0.7), 0.5, 214_109_184),
+    "ffhq1024-3123": (1024, 8, (3, 12, 3), 8192, 32, 0, 2, 16, 100, (0.7, 0.7), 0.5, 235_101_184),
+    "imagenet256-2122": (1024, 8, (2, 12, 2), 1024, 16, 1000, 3, 192, 200, (0.8, 0.7), 0.7, 200_445_952),
+    "imagenet256-2162": (1024, 12, (2, 16, 2), 1024, 16, 1000, 3, 128, 200, (0.8, 0.7), 0.7, 265_498_624),
+    "imagenet256-2162-large": (2048, 12, (2, 16, 2), 1024, 16, 1000, 3, 64, 200, (0.8, 0.7), 0.7, 916_872_192),
+    "imagenet256-3143": (2048, 12, (3, 14, 3), 1024, 16, 1000, 3, 64, 200, (0.8, 0.7), 0.7, 916_872_192),
+    "mnist": (1024, 8, (2, 8, 2), 256, 28, 10, 2, 8, 50, (0.9, 0.9), 1.0, 155_874_560),
+    "fashion-mnist": (1024, 8, (2, 8, 2), 256, 28, 10, 2, 8, 50, (0.9, 0.9), 1.0, 155_874_560),
+    "kmnist": (1024, 8, (2, 10, 2), 256, 28, 10, 3, 10, 100, (0.8, 0.8), 1.0, 176_866_560),
+}
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_a_prior_has_the_papers_sizes_and_settings(preset):
+    dim, heads, depth, codes, side, labels, unroll, batch, steps, temperature, proportion, parameters = PAPER[preset]
+    described = describe("prior", preset)
+    sizes, training, schedule = described["config"], described["training"], described["schedule"]
+    assert described["parameters"] == parameters
+    assert (sizes["dims"], sizes["heads"], sizes["depth"]) == ((dim,), (heads,), depth)
+    assert (sizes["vocabulary"], sizes["latent_grid"], sizes["labels"]) == (codes, (side, side), labels)
+    assert (sizes["shorten"], sizes["positions"]) == (4, "axial")
+    assert (training["unroll_steps"], training["batch_size"]) == (unroll, batch)
+    assert (schedule["steps"], schedule["temperature"]) == (steps, temperature)
+    assert schedule["proportion"] == (proportion, proportion)
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PAPER if "mnist" not in preset])
+def test_a_vqgan_makes_the_codes_that_its_prior_learns(preset):
+    sizes = describe("vqgan", preset)["config"]
+    prior = describe("prior", preset)["config"]
+    side = sizes["image_size"] // 2 ** (len(sizes["multipliers"]) - 1)
+    assert (sizes["codebook_size"], (side, side)) == (prior["vocabulary"], prior["latent_grid"])
+
+
+def test_the_vqgans_have_the_published_sizes():
+    small, large = describe("vqgan", "vqgan256"), describe("vqgan", "vqgan1024")
+    for described in (small, large):
+        sizes = described["config"]
+        assert (sizes["channels"], sizes["latent_channels"], sizes["code_dim"]) == (128, 256, 256)
+        assert (sizes["norm_groups"], sizes["unit_norm"]) == (32, False)
+    assert small["config"]["multipliers"] == (1, 1, 2, 2, 4)
+    assert (small["config"]["residual_blocks"], small["config"]["attention_resolutions"]) == (2, (16,))
+    assert large["config"]["multipliers"] == (1, 1, 2, 2, 4, 4)
+    assert (large["config"]["residual_blocks"], large["config"]["attention_resolutions"]) == (1, (64,))
+    assert (large["training"]["discriminator_start"], large["training"]["adversarial_weight"]) == (15_000, 0.5)
+
+
+def test_describe_needs_neither_data_nor_a_folder(capsys):
+    assert run(["train", "prior", "--preset", "imagenet256-2162-large", "--describe"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 916_872_192
+    assert run(["train", "vqgan", "--preset", "ffhq1024-2102", "--describe"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["codebook_size"] == 8192
+
+
+def test_a_preset_that_extends_another_keeps_what_it_does_not_say():
+    values = config._merged({"a": {"x": 1, "y": {"z": 2}}, "b": {"v": 3}}, {"a": {"y": {"z": 4}}, "c": {}})
+    assert values == {"a": {"x": 1, "y": {"z": 4}}, "b": {"v": 3}, "c": {}}
+
+
+def test_a_section_that_a_preset_lacks_is_named():
+    with pytest.raises(InputError, match=r"'mnist' has no \[vqgan\] section"):
+        describe("vqgan", "mnist")
+    with pytest.raises(InputError, match=r"'vqgan256' has no \[prior\] section"):
+        describe("prior", "vqgan256")
