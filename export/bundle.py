@@ -150,7 +150,7 @@ def _denoiser_inputs(prior: PriorHalf, generator: torch.Generator) -> dict[str, 
     shape = (CHECKED_ROWS, math.prod(sizes.latent_grid))
     known = FAMILIES[prior.family](sizes.vocabulary).input_codes
     inputs = {
-        "codes": torch.randint(known, shape, generator=generator, dtype=torch.int32),
+        "codes": checks.example_codes(shape, sizes.vocabulary, known, generator),
         # One row is greedy, so that both branches are checked.
         "temperature": torch.tensor([0.0, 0.7, 1.0]),
         "uniform": torch.rand(shape, generator=generator),

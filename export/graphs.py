@@ -1,6 +1,8 @@
 """The modules that become a bundle's graphs: what the design calls denoiser, logits, decoder and encoder.
 
-Everything of a step that touches logits happens inside, so that only codes and uniforms cross the border.
+Everything of a step that touches logits happens inside, so that only codes and uniforms cross the border. Priors of all
+families make the same graphs. What a family's mask is to its prior is one more code to the graph: the first beyond the
+vocabulary, which may come in and is never proposed.
 """
 
 from __future__ import annotations
@@ -8,18 +10,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sundae_rt.training.prior.hourglass import HourglassPrior
 from sundae_rt.training.vqgan.model import VQGAN, to_model, to_pixels
 
 
 class Denoiser(nn.Module):
-    """One step of SUNDAE over an unlabelled prior.
+    """One step of an unlabelled prior.
 
     Outputs: the codes that ``update`` lets through, int32 ``[B, T]``; the proposal for every place, int32 ``[B, T]``;
-    the confidence in the codes that came in, f32 ``[B, T]``; and the logits, which only the export's checks see.
+    the confidence in the codes that came in, f32 ``[B, T]``, which is their probability, and 0 where the mask came in;
+    and the logits, which only the export's checks see.
     """
 
-    def __init__(self, prior: HourglassPrior) -> None:
+    def __init__(self, prior: nn.Module) -> None:
         super().__init__()
         self.prior = prior
 
@@ -37,7 +39,7 @@ class LabelledDenoiser(nn.Module):
     the null label, in the same batch: guidance 1 costs nothing.
     """
 
-    def __init__(self, prior: HourglassPrior) -> None:
+    def __init__(self, prior: nn.Module) -> None:
         super().__init__()
         self.prior = prior
 
@@ -60,7 +62,7 @@ class LabelledDenoiser(nn.Module):
 class Logits(nn.Module):
     """The prior's logits themselves: f32 ``[B, T, V]``."""
 
-    def __init__(self, prior: HourglassPrior) -> None:
+    def __init__(self, prior: nn.Module) -> None:
         super().__init__()
         self.prior = prior
 
@@ -105,5 +107,8 @@ def _decide(
     # The first index that passes `uniform` is the count of those that do not; rounding may leave none: then the last.
     passed = (cumulative <= uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
     proposal = torch.where(greedy, logits.argmax(-1), passed).to(torch.int32)
-    confidence = torch.softmax(shifted, -1).gather(-1, codes.long()[..., None]).squeeze(-1)
+    # A mask is no code of the vocabulary: the model never says that it is right.
+    masked = codes >= logits.shape[-1]
+    known = torch.where(masked, 0, codes).long()
+    confidence = torch.softmax(shifted, -1).gather(-1, known[..., None]).squeeze(-1).masked_fill(masked, 0.0)
     return torch.where(update, proposal, codes), proposal, confidence, logits

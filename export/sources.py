@@ -21,7 +21,7 @@ from sundae_rt.training.encoding import load_vqgan
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
 from sundae_rt.training.pixels import read_config as read_pixels
-from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior
+from sundae_rt.training.prior.families import FAMILIES, build_prior, family_name
 from sundae_rt.training.prior.train import read_config as read_prior_preset
 from sundae_rt.training.vqgan.model import VQGAN
 from sundae_rt.training.vqgan.train import read_config as read_vqgan_preset
@@ -69,8 +69,9 @@ class Sources:
     ``wanted_size``: (H, W) of images in pixels, where it is not to follow from the halves.
 
     Two halves that record no pairing may differ in two ways. A grid other than the VQ-GAN's nominal one is decoded as
-    it is, for a VQ-GAN is convolutional: images are as large as the prior's grid makes them. And a prior may use fewer
-    codes than the codebook has. :attr:`notes` says so. Where a pairing is recorded, both are refused.
+    it is, for a VQ-GAN is convolutional (unless it has texture): images are as large as the prior's grid makes them.
+    And a prior may use fewer codes than the codebook has. :attr:`notes` says so. Where a pairing is recorded, both are
+    refused.
 
     Raises:
         InputError: halves that do not match, or a size that they cannot have; both sides are named.
@@ -83,6 +84,8 @@ class Sources:
     def __post_init__(self) -> None:
         if self.wanted_size is not None:
             self._check_wanted_size(self.wanted_size)
+        if self.vqgan is not None and isinstance(self.vqgan.model, VQGAN) and self.vqgan.model.config.texture:
+            self._check_nominal()
         if self.prior is None or self.vqgan is None:
             return
         sizes, vqgan = self.prior.model.config, self.vqgan.model.config
@@ -96,6 +99,14 @@ class Sources:
             raise InputError(
                 f"the prior's latent grid is {_by(sizes.latent_grid)}, the VQ-GAN makes {_by(self._nominal_grid)}: "
                 "they were not trained together"
+            )
+
+    def _check_nominal(self) -> None:
+        """A decoder with texture holds noise of its nominal sizes, and decodes no other."""
+        if self.latent_grid != self._nominal_grid:
+            raise InputError(
+                f"the latent grid is {_by(self.latent_grid)}, but the VQ-GAN's decoder has texture of its own size and "
+                f"decodes {_by(self._nominal_grid)} alone"
             )
 
     def _check_wanted_size(self, size: Size) -> None:
@@ -231,15 +242,16 @@ def _read_prior(path: Path, settings: Path | None, label_order: LabelOrder, labe
     if label_order != "index" or label_names is not None:
         raise InputError(f"{path} holds its own labels: leave out --label-order and --label-names")
     values = checkpoint.load(path, "prior")
-    prior = HourglassPrior(config.build(HourglassConfig, values["config"], f"{path}: config"))
+    prior = build_prior(values, str(path))
     checkpoint.load_weights(prior, values["weights"], str(path))
     return PriorHalf(
         prior.eval(),
         tuple(values["labels"]) if values["labels"] else None,
         tuple(values["label_weights"]) if values["label_weights"] else None,
-        Schedule(**values["schedule"]),
+        Schedule.from_settings(values["schedule"]),
         values["provenance"],
-        pairing=Pairing(values["vqgan"]["file"], values["vqgan"]["codes_sha256"]),
+        family_name(values, str(path)),
+        Pairing(values["vqgan"]["file"], values["vqgan"]["codes_sha256"]),
     )
 
 
@@ -264,8 +276,9 @@ def from_preset(preset: str, seed: int = 0) -> Sources:
     about = {"preset": preset, "weights": "random: for benchmarks and trials, not for pictures"}
     wanted = read_prior_preset(preset)
     labels = tuple(f"label-{index}" for index in range(wanted.sizes.labels)) or None
-    schedule = Schedule(**dataclasses.asdict(wanted.schedule))
-    prior = PriorHalf(HourglassPrior(wanted.sizes).eval(), labels, None, schedule, about)
+    schedule = Schedule.from_settings(dataclasses.asdict(wanted.schedule))
+    model = FAMILIES[wanted.family].model(wanted.sizes).eval()
+    prior = PriorHalf(model, labels, None, schedule, about, wanted.family)
     if "pixels" in config.sections(preset):
         return Sources(prior, _grey_pixels(read_pixels(preset)))
     vqgan = VQGAN(read_vqgan_preset(preset)[0]).eval()

@@ -1,6 +1,7 @@
 """A bundle: a folder, or the same as one zip file, that holds `manifest.json` and the graph files that it names."""
 
 import hashlib
+import io
 import lzma
 import os
 import shutil
@@ -10,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 from sundae_rt.errors import BundleError
 from sundae_rt.manifest import DataFile, GraphFile, Manifest
@@ -118,10 +119,7 @@ class Bundle:
 
 def _read(bundle: Path, name: str, limit: int) -> bytes:
     """The bytes of one file of a bundle."""
-    if not bundle.is_dir():
-        with _open_in_zip(bundle, name, limit) as file:
-            return file.read()
-    with _open_in_folder(bundle, name, limit) as file:
+    with (_open_in_folder if bundle.is_dir() else _open_in_zip)(bundle, name, limit) as file:
         return file.read()
 
 
@@ -131,7 +129,7 @@ def _unpack(archive: Path, name: str, target: Path) -> None:
 
 
 @contextmanager
-def _open_in_folder(folder: Path, name: str, limit: int) -> Iterator[BinaryIO]:
+def _open_in_folder(folder: Path, name: str, limit: int) -> Iterator[io.BufferedReader]:
     file = Path(os.path.realpath(folder / name))
     if not file.is_relative_to(os.path.realpath(folder)):
         raise BundleError(f"{folder}: {name} is a link that leads out of the bundle")
@@ -146,7 +144,7 @@ def _open_in_folder(folder: Path, name: str, limit: int) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _open_in_zip(archive: Path, name: str, limit: int) -> Iterator[BinaryIO]:
+def _open_in_zip(archive: Path, name: str, limit: int) -> Iterator[IO[bytes]]:
     try:
         with zipfile.ZipFile(archive) as opened:
             _check_size(archive, name, opened.getinfo(name).file_size, limit)

@@ -234,7 +234,8 @@ def _graph_file(name: str, value: object) -> GraphFile:
     _check_keys(name, raw, required=("file", "sha256"), allowed=("file", "sha256", "requires", "data"))
     file, sha256 = _plain_name(f"{name}.file", raw["file"]), _digest(f"{name}.sha256", raw["sha256"])
     requires = _strings(f"{name}.requires", raw.get("requires", []))
-    return GraphFile(file, sha256, requires, _or_null(_data_file, "data", raw))
+    data = None if raw.get("data") is None else _data_file(f"{name}.data", raw["data"])
+    return GraphFile(file, sha256, requires, data)
 
 
 def _data_file(name: str, value: object) -> DataFile:

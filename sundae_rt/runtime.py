@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict, TypeGuard, Unpack
+from typing import Any, Final, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,37 +15,19 @@ from PIL import Image
 from sundae_rt import engines, inpainting, masks, noise
 from sundae_rt.backends import Backend, open_backend
 from sundae_rt.bundle import Bundle
-from sundae_rt.errors import InputError, shown
+from sundae_rt.conditioning import Conditioning, Label, per_image
+from sundae_rt.errors import InputError
 from sundae_rt.families import FAMILIES
 from sundae_rt.graphs import Graphs
 from sundae_rt.images import as_rgb
-from sundae_rt.manifest import Manifest
 from sundae_rt.sampler import IMAGE_BATCH, Model, Pool, Request
-from sundae_rt.schedule import Order, Schedule, Stop
-from sundae_rt.validation import bool_array, real, real_array, whole, whole_array
+from sundae_rt.schedule import Schedule, Settings
+from sundae_rt.validation import bool_array, real_array, whole, whole_array
 
 Codes = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
-Label = str | int | None
 
 _log = logging.getLogger("sundae_rt")
-
-
-class Settings(TypedDict, total=False):
-    """The keyword arguments of `generate`, `stream` and `inpaint` that change the schedule; see `Schedule`.
-
-    What is left out, or None, is as in the manifest's default schedule. `temperature` and `proportion` are a pair
-    (first step, last step), or one number for both. The family "absorbing" has `steps`, `temperature` and `guidance`
-    alone, and refuses the others.
-    """
-
-    steps: int | None
-    temperature: float | Sequence[float] | None
-    proportion: float | Sequence[float] | None
-    min_steps: int | None
-    guidance: float | None
-    stop: Stop | None
-    order: Order | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,8 +105,9 @@ class Runtime:
         self._graphs = Graphs(bundle, backend, variant)
         self.variant: Final = self._graphs.variant
         self._family = FAMILIES[self.manifest.family](self.manifest.vocabulary)
+        self._conditioning = Conditioning(self.manifest)
         self._pool = Pool(
-            Model(self._family, _label_weights(self.manifest), self._step, self._pixels),
+            Model(self._family, self._conditioning.label_weights, self._step, self._pixels),
             batch_size=whole("batch_size", batch_size, 1, 2**16),
             max_waiting=whole("max_waiting", max_waiting, 1),
         )
@@ -222,7 +205,7 @@ class Runtime:
                 )
         guidance = settings.get("guidance")
         if guidance is not None:
-            self._check_guidance(guidance)
+            self._conditioning.check_guidance(guidance)
         return self.manifest.default_schedule.with_changes(**settings)
 
     def encode(self, images: NDArray[np.uint8]) -> Codes:
@@ -264,18 +247,17 @@ class Runtime:
         """
         flat = self._flat(codes, self._family.input_codes)
         count, grid = len(flat), self.manifest.latent_grid
-        conditioning = self._label_input(count, label)
+        conditioning = self._conditioning.label_input(count, label)
         if guidance is not None:
-            self._check_guidance(guidance)
+            self._conditioning.check_guidance(guidance)
         if conditioning:
-            conditioning["guidance"] = _per_image(
-                "guidance", self.manifest.default_schedule.guidance if guidance is None else guidance, count
-            )
+            strength = self.manifest.default_schedule.guidance if guidance is None else guidance
+            conditioning["guidance"] = per_image("guidance", strength, count)
         outputs = self._graphs.run(
             "denoiser",
             {
                 "codes": flat,
-                "temperature": _per_image("temperature", temperature, count),
+                "temperature": per_image("temperature", temperature, count),
                 "uniform": real_array("uniform", uniform, (count, *grid), 0, 1).reshape(count, -1),
                 "update": bool_array("update", update, (count, *grid)).reshape(count, -1),
                 **conditioning,
@@ -294,7 +276,7 @@ class Runtime:
         """The denoiser's logits, where the bundle has that graph: int [N,h,w], as in `denoise` -> float32 [N,h,w,V]."""
         self._graphs.require("logits")
         flat = self._flat(codes, self._family.input_codes)
-        inputs = {"codes": flat, **self._label_input(len(flat), label)}
+        inputs = {"codes": flat, **self._conditioning.label_input(len(flat), label)}
         logits = self._graphs.run_in_batches("logits", inputs, IMAGE_BATCH)["logits"]
         return logits.reshape(len(flat), *self.manifest.latent_grid, -1)
 
@@ -319,7 +301,7 @@ class Runtime:
         seed = whole("seed", seed, 0, noise.MAX_SEED)
         if seed + n - 1 > noise.MAX_SEED:
             raise InputError(f"seed + n - 1 must be at most 2**64 - 1; seed is {seed} and n is {n}")
-        label_id = None if label is None else self._label_id(label)
+        label_id = None if label is None else self._conditioning.label_id(label)
         schedule = self.schedule(**settings)
         self._graphs.require("denoiser", "decoder")
         return Request(n, seed, schedule, label_id, editable.reshape(-1), codes.reshape(-1))
@@ -365,56 +347,6 @@ class Runtime:
         grid = whole_array("codes", codes, (None, *self.manifest.latent_grid), 0, count - 1)
         return grid.reshape(len(grid), -1)
 
-    def _label_id(self, label: object) -> int:
-        labels = self.manifest.labels
-        if labels is None:
-            raise InputError(f"label must be left out: the bundle {self.manifest.name!r} has no labels")
-        if isinstance(label, str):
-            if label not in labels:
-                raise InputError(f"label must be one of {', '.join(labels)}, not {shown(label)}")
-            return labels.index(label)
-        return whole("label", label, 0, len(labels) - 1)
-
-    def _label_input(self, count: int, label: object) -> dict[str, NDArray[Any]]:
-        """The input `label` int32 [N] of a raw run, or nothing for an unlabelled bundle."""
-        if label is None and self.manifest.labels is None:
-            return {}
-        if label is None:
-            raise InputError(
-                f"label must be given: one of {', '.join(self.manifest.labels or ())}, or one for each row"
-            )
-        if _is_one_each(label):
-            if len(label) != count:
-                raise InputError(f"label must be one, or one for each of {count} rows, not {len(label)}")
-            return {"label": np.array([self._label_id(one) for one in label], np.int32)}
-        return {"label": np.full(count, self._label_id(label), np.int32)}
-
-    def _check_guidance(self, guidance: object) -> None:
-        if self.manifest.can_guide or not (_is_one_each(guidance) or guidance != 1):
-            return
-        reason = "has no labels to follow" if self.manifest.labels is None else "knows no null label to lead away from"
-        raise InputError(f"guidance must be left out: the bundle {self.manifest.name!r} {reason}")
-
 
 def _by_index(samples: Iterable[Sample]) -> list[Sample]:
     return sorted(samples, key=lambda sample: sample.index)
-
-
-def _label_weights(manifest: Manifest) -> tuple[float, ...] | None:
-    if manifest.labels is None:
-        return None
-    return manifest.label_weights or (1 / len(manifest.labels),) * len(manifest.labels)
-
-
-def _per_image(name: str, value: object, count: int) -> NDArray[np.float32]:
-    """One number for all images or one for each, finite and >= 0, as float32 [N]."""
-    if _is_one_each(value):
-        return real_array(name, value, (count,), 0.0)
-    return np.full(count, real(name, value, 0.0), np.float32)
-
-
-def _is_one_each(value: object) -> TypeGuard[Sequence[Any]]:
-    """Whether it is several values, one for each image, and not one for all."""
-    if isinstance(value, np.ndarray):
-        return value.ndim > 0
-    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypedDict, get_args
 
 from sundae_rt.errors import InputError
 from sundae_rt.validation import one_of, real, real_pair, whole
@@ -15,6 +15,23 @@ Stop = Literal["proposal", "published"]
 
 Order = Literal["uniform", "confidence"]
 """How the positions that a step writes are chosen: by chance, or those whose codes the model is least confident of."""
+
+
+class Settings(TypedDict, total=False):
+    """The keyword arguments of `generate`, `stream` and `inpaint` that change the schedule; see `Schedule`.
+
+    What is left out, or None, is as in the manifest's default schedule. `temperature` and `proportion` are a pair
+    (first step, last step), or one number for both. The family "absorbing" has `steps`, `temperature` and `guidance`
+    alone, and refuses the others.
+    """
+
+    steps: int | None
+    temperature: float | Sequence[float] | None
+    proportion: float | Sequence[float] | None
+    min_steps: int | None
+    guidance: float | None
+    stop: Stop | None
+    order: Order | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,8 @@ def test_a_family_says_only_its_own_settings() -> None:
         ({"vocabulary": ...}, "lacks 'vocabulary'"),
         ({"vocabulary": 0}, "vocabulary must be a whole number from 1"),
         ({"vocabulary": 1.5}, "vocabulary"),
+        ({"vocabulary": 64, "codebook_size": 63}, "codebook_size must be at least vocabulary, 64, not 63"),
+        ({"codebook_size": "many"}, "codebook_size must be a whole number"),
         ({"name": "../earth"}, "name must be a plain name"),
         ({"latent_grid": [4]}, r"latent_grid must be \[height, width\]"),
         ({"latent_grid": [4, -4]}, "latent_grid"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sundae_rt.training.prior.hourglass import HourglassPrior
+from sundae_rt.training.prior.families import FAMILIES
 from sundae_rt.training.prior.train import read_config as _read_prior
 from sundae_rt.training.prior.train import train as train_prior
 from sundae_rt.training.vqgan.model import VQGAN
@@ -25,12 +25,13 @@ def describe(kind: str, preset: str) -> dict[str, Any]:
 
     if kind == "vqgan":
         sizes, how = _read_vqgan(preset)
-        sections: dict[str, Any] = {"config": sizes, "training": how}
+        build, sections, family = VQGAN, {"config": sizes, "training": how}, {}
     else:
         wanted = _read_prior(preset)
         sections = {"config": wanted.sizes, "training": wanted.training, "schedule": wanted.schedule}
+        build, family = FAMILIES[wanted.family].model, {"family": wanted.family}
     with torch.device("meta"):
-        model = VQGAN(sections["config"]) if kind == "vqgan" else HourglassPrior(sections["config"])
+        model = build(sections["config"])
     parameters = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     described = {name: dataclasses.asdict(section) for name, section in sections.items()}
-    return {"kind": kind, "preset": preset, **parameters, **described}
+    return {"kind": kind, **family, "preset": preset, **parameters, **described}

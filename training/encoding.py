@@ -140,7 +140,10 @@ def encode_folder(
             provenance = manifest.provenance.get("vqgan", {})
             if manifest.image_size is None or "codes_sha256" not in provenance:
                 raise InputError(f"bundle {bundle} has no encoder that a prior could name: encode with --vqgan")
-            images = open_images(data, manifest.image_size[0])
+            height, width = manifest.image_size
+            if height != width:
+                raise InputError(f"bundle {bundle} makes images of {height}x{width}: only square ones can be encoded")
+            images = open_images(data, height)
             codes = _encode_all(images, runtime.encode, batch_size)
             about = (manifest.image_codes, None, provenance["codes_sha256"])
     else:

@@ -73,7 +73,7 @@ def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
         zero, kind, found, *shape = struct.unpack_from(f">HBB{dimensions}I", data)
         if (zero, kind, found) != (0, 8, dimensions):
             raise ValueError(f"its header is {data[:4].hex()}")
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+        return np.frombuffer(bytearray(data), np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}") from error
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:

@@ -21,7 +21,8 @@ from sundae_rt.export.published.labels import LabelOrder, label_names, reorder
 from sundae_rt.export.published.prior import PublishedPrior
 from sundae_rt.export.published.settings import Settings
 from sundae_rt.schedule import Schedule
-from sundae_rt.training.prior.hourglass import Depth, HourglassConfig, HourglassPrior, Layer, Transformer
+from sundae_rt.training.prior.hourglass import Depth, HourglassConfig, HourglassPrior, Transformer
+from sundae_rt.training.prior.layers import Layer
 from sundae_rt.training.prior.rotary import HEAD_WIDTH, pixel_frequencies
 
 # From our names to the published ones, in this order.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sundae_rt.errors import InputError
 from sundae_rt.export.published import tensors
+from sundae_rt.export.published.absorbing import holds_absorbing, read_absorbing
 from sundae_rt.export.published.hourglass import holds_hourglass, read_hourglass
 from sundae_rt.export.published.labels import LabelOrder
 from sundae_rt.export.published.prior import PublishedPrior
@@ -17,7 +18,8 @@ def read_prior(
     """Reads a published prior.
 
     Args:
-        path: its checkpoint: ``{"net": state_dict, ...}`` of ``HourglassTransformerLM``.
+        path: its checkpoint: ``{"net": state_dict, ...}`` of ``HourglassTransformerLM``, or the state dict of
+            *Unleashing Transformers*' ``AbsorbingDiffusion``.
         config: the config beside it.
         label_order: how the run numbered its classes; ``string`` for the published ImageNet runs.
         label_names: a file with a name for each true class, one a line; without it a class is named by its number.
@@ -26,7 +28,12 @@ def read_prior(
         InputError: unreadable, of no known kind, or weights and config that contradict each other.
     """
     weights = tensors.read(path)
+    if holds_absorbing(weights):
+        if label_order != "index" or label_names is not None:
+            raise InputError(f"{path} is a prior without labels: leave out --label-order and --label-names")
+        return read_absorbing(path, weights, config)
     if not holds_hourglass(weights):
         some = ", ".join(list(weights)[:5]) or "no tensor"
-        raise InputError(f"{path} is no published prior that is known (HourglassTransformerLM); it holds {some}, ...")
+        known = "HourglassTransformerLM, AbsorbingDiffusion"
+        raise InputError(f"{path} is no published prior that is known ({known}); it holds {some}, ...")
     return read_hourglass(path, weights, config, label_order, label_names)

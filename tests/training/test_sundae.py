@@ -45,7 +45,7 @@ class Recorder(torch.nn.Module):
 def test_each_next_step_starts_from_a_sample_of_the_one_before_without_gradient():
     prior = Recorder()
     codes = torch.full((2, 16), 7)
-    result = SundaeLoss(prior, 0.0)(codes, torch.tensor([0, 1]), 3)
+    result = SundaeLoss(prior, 0.0, unroll_steps=3)(codes, torch.tensor([0, 1]), 0)
     assert len(prior.seen) == 3
     assert torch.equal(prior.seen[1][0], codes) and torch.equal(prior.seen[2][0], codes)
     assert not prior.seen[1][0].requires_grad
@@ -54,14 +54,23 @@ def test_each_next_step_starts_from_a_sample_of_the_one_before_without_gradient(
 
 def test_the_loss_is_the_mean_cross_entropy_over_all_unrolled_steps():
     prior = Recorder()
-    result = SundaeLoss(prior, 0.0)(torch.full((2, 16), 3), torch.tensor([0, 1]), 2)
+    result = SundaeLoss(prior, 0.0, unroll_steps=2)(torch.full((2, 16), 3), torch.tensor([0, 1]), 0)
     assert float(result.loss.detach()) == pytest.approx(50.0, abs=1e-3)
+
+
+def test_before_its_start_nothing_is_unrolled():
+    prior = Recorder()
+    loss = SundaeLoss(prior, 0.0, unroll_steps=3, unroll_start=5)
+    loss(torch.full((2, 16), 3), torch.tensor([0, 1]), 4)
+    assert len(prior.seen) == 1
+    loss(torch.full((2, 16), 3), torch.tensor([0, 1]), 5)
+    assert len(prior.seen) == 1 + 3
 
 
 def test_label_dropout_hides_labels_behind_the_null_label():
     torch.manual_seed(0)
     prior = Recorder()
-    SundaeLoss(prior, 1.0)(torch.zeros(8, 16, dtype=torch.long), torch.zeros(8, dtype=torch.long), 1)
+    SundaeLoss(prior, 1.0)(torch.zeros(8, 16, dtype=torch.long), torch.zeros(8, dtype=torch.long), 0)
     assert prior.seen[0][1].tolist() == [CONFIG.labels] * 8
 
 

@@ -4,9 +4,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from sundae_rt.errors import InputError  # noqa: E402
 from sundae_rt.training.vqgan.losses import PatchDiscriminator, adaptive_weight, hinge_loss  # noqa: E402
 from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model, to_pixels  # noqa: E402
-from sundae_rt.training.vqgan.quantiser import CodebookFollower, VectorQuantiser, perplexity  # noqa: E402
+from sundae_rt.training.vqgan.quantiser import (  # noqa: E402
+    CodebookFollower,
+    GumbelQuantiser,
+    VectorQuantiser,
+    perplexity,
+)
 
 
 def toy(**changes):
@@ -33,6 +39,65 @@ def test_weights_are_named_as_in_taming_transformers():
         "decoder.conv_out.weight",
     } <= names
     assert "decoder.up.0.upsample.conv.weight" not in names
+
+
+def test_options_of_published_models_change_names_only_where_they_must():
+    plain = set(VQGAN(toy(multipliers=(1, 2, 2))).state_dict())
+    changes = {
+        "middle_attention": False,
+        "decoder_blocks": 1,
+        "decoder_attention_resolutions": (4,),
+        "quant_conv": False,
+        "code_dim": 4,
+    }
+    other = set(VQGAN(toy(multipliers=(1, 2, 2), **changes)).state_dict())
+    assert {name.split(".")[0] for name in plain - other} == {"encoder", "decoder", "quant_conv", "post_quant_conv"}
+    assert {name.rsplit(".", 2)[0] for name in other - plain} == {"decoder.up.2.attn.0"}
+    gumbel = VQGAN(toy(quantiser="gumbel", unit_norm=False))
+    assert {"quantize.proj.weight", "quantize.embedding.weight"} <= set(gumbel.state_dict())
+
+
+def test_a_gumbel_quantiser_takes_the_largest_logit():
+    torch.manual_seed(0)
+    quantiser = GumbelQuantiser(10, 3)
+    latents = torch.randn(2, 3, 4, 5)
+    logits = torch.einsum("bdhw,nd->bhwn", latents, quantiser.proj.weight[:, :, 0, 0]) + quantiser.proj.bias
+    codes = quantiser.codes(latents)
+    assert torch.equal(codes, logits.argmax(-1))
+    assert torch.equal(quantiser.embed(codes)[1, :, 2, 3], quantiser.embedding.weight[codes[1, 2, 3]])
+
+
+def test_a_model_decodes_any_grid_and_attends_where_its_nominal_size_says():
+    model = VQGAN(toy(attention_resolutions=(8,), stem_multiplier=2)).eval()
+    images = torch.rand(1, 3, 32, 24)
+    assert model.encode(images).shape == (1, 16, 12)
+    assert model.decode(model.encode(images)).shape == (1, 3, 32, 24)
+
+
+def test_black_and_white_lie_where_the_pixel_range_says():
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 3, 1).expand(1, 1, 3, 3)
+    for pixel_range, wanted in (((0.0, 1.0), [0, 0.2, 1]), ((-1.0, 1.0), [-1, -0.6, 1])):
+        images = to_model(pixels, pixel_range)
+        assert images[0, 0, 0].tolist() == pytest.approx(wanted, abs=1e-6)
+        assert torch.equal(to_pixels(images, pixel_range), pixels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"image_size": 17}, "multiple of f = 2, not 17"),
+        ({"multipliers": ()}, "multipliers must be"),
+        ({"norm_groups": 3}, "norm_groups 3 must divide the channels of every level, but one has 8"),
+        ({"quantiser": "other"}, "quantiser must be one of nearest, gumbel, not 'other'"),
+        ({"quantiser": "gumbel"}, "unit_norm must be false"),
+        ({"quant_conv": False}, "latent_channels and code_dim must be equal, not 4 and 3"),
+        ({"pixel_range": (1.0, 0.0)}, "pixel_range must rise"),
+        ({"codebook_size": 0}, "codebook_size must be at least 1, not 0"),
+    ],
+)
+def test_sizes_that_make_no_model_are_refused(changes, told):
+    with pytest.raises(InputError, match=told):
+        toy(**changes)
 
 
 def test_images_become_grids_of_codes_and_images_again():

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sundae_rt.errors import InputError
+from sundae_rt.training.prior.layers import Layer, initialise
 from sundae_rt.training.prior.resampling import Resampling
-from sundae_rt.training.prior.rotary import HEAD_WIDTH, OUTER_FREQUENCY, Rotary
+from sundae_rt.training.prior.rotary import OUTER_FREQUENCY, Rotary
 
 Depth = tuple[int, "int | Depth", int]
 
@@ -113,45 +113,6 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-class Attention(nn.Module):
-    """Multi-head attention of ``[B, T, dim]`` to itself or to a context ``[B, S, context_dim]``, without a mask."""
-
-    def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
-        super().__init__()
-        inner = heads * HEAD_WIDTH
-        self.heads = heads
-        self.to_query = nn.Linear(dim, inner, bias=False)
-        self.to_key_value = nn.Linear(context_dim or dim, 2 * inner, bias=False)
-        self.to_out = nn.Linear(inner, dim)
-
-    def forward(self, x: Tensor, context: Tensor | None = None, rotary: Rotary | None = None) -> Tensor:
-        """Float ``[B, T, dim]`` to the same shape."""
-        query = rearrange(self.to_query(x), "b t (h d) -> b h t d", h=self.heads)
-        key_value = self.to_key_value(x if context is None else context)
-        key, value = rearrange(key_value, "b t (two h d) -> two b h t d", two=2, h=self.heads)
-        if rotary is not None:
-            query, key = rotary(query), rotary(key)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        return self.to_out(rearrange(mixed, "b h t d -> b t (h d)"))
-
-
-class Layer(nn.Module):
-    """Pre-normalised attention and feed-forward, each beside its skip connection. The context is not normalised."""
-
-    def __init__(self, dim: int, heads: int, context_dim: int | None = None, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads, context_dim)
-        self.feed_forward_norm = nn.LayerNorm(dim)
-        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, context: Tensor | None = None, rotary: Rotary | None = None) -> Tensor:
-        """Float ``[B, T, dim]`` to the same shape."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), context, rotary))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-
-
 class Transformer(nn.Module):
     """Layers over one grid, with rotary embeddings unless positions are learned."""
 
@@ -223,17 +184,7 @@ class HourglassPrior(nn.Module):
         self.hourglass = Hourglass(config, config.depth, config.latent_grid, 0)
         self.norm = nn.LayerNorm(dim)
         self.to_logits = nn.Linear(dim, config.vocabulary)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        residual_layers = sum(isinstance(module, Layer) for module in self.modules())
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                last_of_branch = name.endswith((".to_out", ".feed_forward.2"))
-                std = 0.02 / math.sqrt(2 * residual_layers) if last_of_branch else 0.02
-                nn.init.normal_(module.weight, std=std)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
 
     def forward(self, codes: Tensor, label: Tensor | None = None) -> Tensor:
         """Integer codes ``[B, T]`` in raster order, and ``label`` ``[B]`` where the prior has labels, to logits.

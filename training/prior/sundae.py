@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sundae_rt.training.prior.denoising import DenoisingLoss, annealed, drop_labels, propose, sample_codes
 from sundae_rt.training.prior.hourglass import HourglassPrior
-
-
-@dataclass(frozen=True, slots=True)
-class UnrolledLoss:
-    """``loss``: scalar, mean over the unrolled steps; ``accuracy``: share of codes right in the first step."""
-
-    loss: Tensor
-    accuracy: Tensor
 
 
 def corrupt(codes: Tensor, rates: Tensor, vocabulary: int) -> Tensor:
@@ -26,43 +17,45 @@ def corrupt(codes: Tensor, rates: Tensor, vocabulary: int) -> Tensor:
     return torch.where(chosen, noise, codes)
 
 
-def sample_codes(logits: Tensor) -> Tensor:
-    """One draw from softmax(logits) at every place: float ``[B, T, V]`` to int64 ``[B, T]``."""
-    # Gumbel-max: the argmax of logits minus log of exponential noise is a draw from their softmax.
-    noise = torch.empty_like(logits, dtype=torch.float32).exponential_().log()
-    return (logits.float() - noise).argmax(-1)
-
-
 class SundaeLoss(nn.Module):
-    """The training objective as one module, so that a wrapper for several processes sees a single forward pass."""
+    """The training objective as one module, so that a wrapper for several processes sees a single forward pass.
 
-    def __init__(self, prior: HourglassPrior, label_dropout: float) -> None:
+    ``unroll_steps`` is k; before step ``unroll_start`` of the training it is 1.
+    """
+
+    def __init__(
+        self, prior: HourglassPrior, label_dropout: float, unroll_steps: int = 2, unroll_start: int = 0
+    ) -> None:
         super().__init__()
         self.prior, self.label_dropout = prior, label_dropout
+        self.unroll_steps, self.unroll_start = unroll_steps, unroll_start
 
-    def forward(self, codes: Tensor, labels: Tensor | None, unroll_steps: int) -> UnrolledLoss:
+    def forward(self, codes: Tensor, labels: Tensor | None, step: int) -> DenoisingLoss:
         """Corrupts at rates r ~ U(0, 1), denoises, samples, and denoises again.
 
         Args:
             codes: int64 ``[B, T]``, the true codes.
             labels: int64 ``[B]`` or None.
-            unroll_steps: k; every step but the first starts from a sample of the one before, without gradient.
+            step: of the training.
+
+        Returns:
+            the mean cross-entropy over the unrolled steps, of which every one but the first starts from a sample of the
+            one before, without gradient; the accuracy of the first.
         """
         vocabulary = self.prior.config.vocabulary
-        if labels is not None and self.label_dropout:
-            dropped = torch.rand(labels.shape, device=labels.device) < self.label_dropout
-            labels = torch.where(dropped, self.prior.config.labels, labels)
+        unroll_steps = self.unroll_steps if step >= self.unroll_start else 1
+        labels = drop_labels(labels, self.label_dropout, self.prior.config.labels)
         state = corrupt(codes, torch.rand(codes.shape[0], device=codes.device), vocabulary)
         losses: list[Tensor] = []
         accuracy = codes.new_zeros((), dtype=torch.float32)
-        for step in range(unroll_steps):
+        for unrolled in range(unroll_steps):
             logits = self.prior(state, labels)
             losses.append(functional.cross_entropy(logits.float().flatten(0, 1), codes.flatten()))
-            if step == 0:
+            if unrolled == 0:
                 accuracy = (logits.detach().argmax(-1) == codes).float().mean()
-            if step + 1 < unroll_steps:
+            if unrolled + 1 < unroll_steps:
                 state = sample_codes(logits.detach())
-        return UnrolledLoss(torch.stack(losses).mean(), accuracy)
+        return DenoisingLoss(torch.stack(losses).mean(), accuracy)
 
 
 @torch.no_grad()
@@ -82,11 +75,8 @@ def sample(
     device = prior.to_logits.weight.device
     codes = torch.randint(prior.config.vocabulary, (count, height * width), device=device)
     for step in range(steps):
-        along = step / max(steps - 1, 1)
-        heat = temperature[0] + (temperature[1] - temperature[0]) * along
-        share = proportion[0] + (proportion[1] - proportion[0]) * along
-        logits = prior(codes, labels).float()
-        proposal = sample_codes(logits / heat) if heat > 0 else logits.argmax(-1)
+        proposal = propose(prior(codes, labels), annealed(temperature, step, steps))
+        share = annealed(proportion, step, steps)
         codes = torch.where(torch.rand(codes.shape, device=device) < share, proposal, codes)
     return codes.view(count, height, width)
 

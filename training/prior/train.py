@@ -1,4 +1,4 @@
-"""Trains the prior on a latent dataset by step-unrolled denoising."""
+"""Trains a prior of any family on a latent dataset."""
 
 from __future__ import annotations
 
@@ -19,51 +19,18 @@ from sundae_rt.errors import InputError
 from sundae_rt.training import checkpoint, config, encoding, loop
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
-from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior
-from sundae_rt.training.prior.sundae import SundaeLoss, sample
+from sundae_rt.training.prior.families import FAMILIES, PriorTraining, family_name
 from sundae_rt.training.vqgan.model import VQGAN, to_pixels
 
 
 @dataclass(frozen=True, slots=True)
-class PriorTraining:
-    """How a prior is trained.
-
-    ``unroll_steps`` is k of the loss; before step ``unroll_start`` only one step is taken, at half the price.
-    ``label_dropout`` is the share of images whose label is hidden, for classifier-free guidance.
-    """
-
-    steps: int = 100_000
-    batch_size: int = 32
-    learning_rate: float = 3e-4
-    warmup: int = 1_000
-    anneal: bool = True
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.999
-    unroll_steps: int = 2
-    unroll_start: int = 0
-    label_dropout: float = 0.0
-    save_every: int = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class DefaultSchedule:
-    """The sampling settings that a bundle of this prior starts from; see the runtime's ``Schedule``."""
-
-    steps: int = 100
-    temperature: tuple[float, float] = (1.0, 1.0)
-    proportion: tuple[float, float] = (0.5, 0.5)
-    min_steps: int = 10
-    guidance: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class PriorPreset:
-    """A preset's ``[prior]`` section, read and checked."""
+    """A preset's ``[prior]`` section, read and checked; its parts are what the family asks for."""
 
-    sizes: HourglassConfig
+    sizes: Any
     training: PriorTraining
-    schedule: DefaultSchedule
+    schedule: Any
+    family: str = "sundae"
 
 
 def read_config(preset: str, dataset: encoding.LatentDataset | None = None) -> PriorPreset:
@@ -77,13 +44,16 @@ def read_config(preset: str, dataset: encoding.LatentDataset | None = None) -> P
     """
     values = config.read_preset(preset, "prior")
     where = f"preset {preset!r} [prior]"
-    training = config.build(PriorTraining, values.pop("training", {}), f"{where[:-1]}.training]")
-    schedule = config.build(DefaultSchedule, values.pop("schedule", {}), f"{where[:-1]}.schedule]")
+    named = family_name(values, where)
+    family = FAMILIES[named]
+    values.pop("family", None)
+    training = config.build(family.training, values.pop("training", {}), f"{where[:-1]}.training]")
+    schedule = config.build(family.schedule, values.pop("schedule", {}), f"{where[:-1]}.schedule]")
     if dataset is not None:
         values["labels"] = len(dataset.labels or ())
     if not values.get("labels"):
         values["null_label"] = False
-    sizes = config.build(HourglassConfig, values, where)
+    sizes = config.build(family.config, values, where)
     if dataset is not None:
         for name, wanted, found in (
             ("vocabulary", sizes.vocabulary, dataset.vocabulary),
@@ -93,7 +63,7 @@ def read_config(preset: str, dataset: encoding.LatentDataset | None = None) -> P
                 raise InputError(f"{where} has {name} {wanted}, the codes have {found}")
     if training.label_dropout and sizes.labels and not sizes.null_label:
         raise InputError(f"{where}: label_dropout needs null_label = true")
-    return PriorPreset(sizes, training, schedule)
+    return PriorPreset(sizes, training, schedule, named)
 
 
 class _Grids(Dataset[dict[str, Tensor]]):
@@ -114,30 +84,27 @@ class _Grids(Dataset[dict[str, Tensor]]):
 class PriorTrainer:
     """Prior, optimiser and average of one run, and the step that moves them."""
 
-    def __init__(self, sizes: HourglassConfig, how: PriorTraining, accelerator: Accelerator) -> None:
-        self.how, self.accelerator = how, accelerator
-        self.prior = HourglassPrior(sizes).to(accelerator.device)
+    def __init__(self, preset: PriorPreset, accelerator: Accelerator) -> None:
+        self.preset, self.accelerator = preset, accelerator
+        how, family = preset.training, FAMILIES[preset.family]
+        self.prior = family.model(preset.sizes).to(accelerator.device)
         self.ema = loop.EMA(self.prior.named_parameters(), how.ema_decay)
         decayed = [parameter for parameter in self.prior.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.prior.parameters() if parameter.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, how.learning_rate, (0.9, 0.98))
-        self.objective = accelerator.prepare(SundaeLoss(self.prior, how.label_dropout))
+        self.objective = accelerator.prepare(family.objective(self.prior, how))
         self.prior.train()
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, float]:
         """One update on int64 ``codes [B, T]`` and, where there are labels, ``label [B]``; returns its figures."""
-        how, labels = self.how, batch.get("label")
+        how, labels = self.preset.training, batch.get("label")
         rate = loop.learning_rate(step, 0, how.steps, how.learning_rate, how.warmup, how.anneal)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         device = self.accelerator.device
         with self.accelerator.autocast():
-            result = self.objective(
-                batch["codes"].to(device),
-                labels.to(device) if labels is not None else None,
-                how.unroll_steps if step >= how.unroll_start else 1,
-            )
+            result = self.objective(batch["codes"].to(device), labels.to(device) if labels is not None else None, step)
         self.optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(result.loss)
         self.accelerator.clip_grad_norm_(self.prior.parameters(), how.gradient_clip)
@@ -155,8 +122,12 @@ class PriorTrainer:
         }
 
     def restore(self, state: dict[str, Any]) -> int:
-        """Takes up a :meth:`state`; returns its step."""
-        self.prior.load_state_dict(state["prior"])
+        """Takes up a :meth:`state`; returns its step.
+
+        Raises:
+            InputError: the state of a prior of other sizes, or of another family.
+        """
+        checkpoint.load_weights(self.prior, state["prior"], "the training to resume is of another preset")
         self.optimiser.load_state_dict(state["optimiser"])
         for name, tensor in state["average"].items():
             self.ema.average[name].copy_(tensor)
@@ -184,18 +155,19 @@ def train(
     """
     dataset = encoding.read(codes)
     wanted = read_config(preset, dataset)
-    how = wanted.training if steps is None else dataclasses.replace(wanted.training, steps=steps)
-    path = out / "prior.pt"
+    if steps is not None:
+        wanted = dataclasses.replace(wanted, training=dataclasses.replace(wanted.training, steps=steps))
+    how, path = wanted.training, out / "prior.pt"
     run = loop.Run(path, how.steps, how.batch_size, how.save_every, seed, resume)
     accelerator = loop.begin(run)
     vqgan = _vqgan_beside(codes, out, dataset) if accelerator.is_main_process else None
-    trainer = PriorTrainer(wanted.sizes, how, accelerator)
+    trainer = PriorTrainer(wanted, accelerator)
 
     def save(step: int) -> None:
         provenance = {**config.about(preset), "preset": preset, "images": len(dataset.codes)}
-        _save(path, trainer, wanted.schedule, dataset, provenance | {"steps": step, "seed": seed})
+        _save(path, trainer, dataset, provenance | {"steps": step, "seed": seed})
         if vqgan is not None:
-            _sheet(out / "prior-samples.png", trainer, vqgan, wanted.schedule)
+            _sheet(out / "prior-samples.png", trainer, vqgan)
 
     loop.train(run, trainer, _Grids(dataset), save)
     if trainer.accelerator.is_main_process:
@@ -220,40 +192,35 @@ def _vqgan_beside(codes: Path, out: Path, dataset: encoding.LatentDataset) -> VQ
     return vqgan
 
 
-def _save(
-    path: Path,
-    trainer: PriorTrainer,
-    schedule: DefaultSchedule,
-    dataset: encoding.LatentDataset,
-    provenance: dict[str, Any],
-) -> None:
+def _save(path: Path, trainer: PriorTrainer, dataset: encoding.LatentDataset, provenance: dict[str, Any]) -> None:
+    how = dataclasses.asdict(trainer.preset.training)
     values = {
         "format_version": checkpoint.FORMAT_VERSION,
         "kind": "prior",
+        "family": trainer.preset.family,
         "config": dataclasses.asdict(trainer.prior.config),
         "weights": trainer.ema.weights(trainer.prior),
         "labels": list(dataset.labels) if dataset.labels else None,
         "label_weights": list(dataset.label_weights) if dataset.label_weights else None,
-        "schedule": dataclasses.asdict(schedule),
+        "schedule": dataclasses.asdict(trainer.preset.schedule),
         "vqgan": {
             "file": None if dataset.codes_sha256 == PIXEL_CODES else "vqgan.pt",
             "codes_sha256": dataset.codes_sha256,
         },
-        "provenance": provenance | {"training": dataclasses.asdict(trainer.how), "torch": str(torch.__version__)},
+        "provenance": provenance | {"training": how, "torch": str(torch.__version__)},
     }
     checkpoint.save(path, values)
 
 
 @torch.no_grad()
-def _sheet(
-    path: Path, trainer: PriorTrainer, vqgan: VQGAN | GreyPixels, schedule: DefaultSchedule, count: int = 14
-) -> None:
+def _sheet(path: Path, trainer: PriorTrainer, vqgan: VQGAN | GreyPixels, count: int = 14) -> None:
     """Samples of the averaged weights, label by label; the step's own random numbers, so that resuming changes none."""
-    prior = HourglassPrior(trainer.prior.config)
+    family, sizes, schedule = FAMILIES[trainer.preset.family], trainer.preset.sizes, trainer.preset.schedule
+    prior = family.model(sizes)
     prior.load_state_dict(trainer.ema.weights(trainer.prior))
     prior.eval()
-    labels = torch.arange(count) % prior.config.labels if prior.config.labels else None
-    grids = sample(prior, labels, count, min(schedule.steps, 20), schedule.temperature, schedule.proportion)
+    labels = torch.arange(count) % sizes.labels if sizes.labels else None
+    grids = family.sample(prior, labels, count, min(schedule.steps, 20), schedule)
     pictures = to_pixels(vqgan.decode(grids))
     rows = [torch.cat(tuple(row), 1) for row in pictures.split((count + 1) // 2)]
     Image.fromarray(torch.cat(rows, 0).numpy()).save(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
@@ -93,6 +94,29 @@ class Level(nn.Module):
             if self.attn:
                 x = self.attn[index](x)
         return x
+
+
+class Texture(nn.Module):
+    """Fixed noise, one value a place, added to every channel by a learned strength (Karras et al. 2019).
+
+    Codes say where there is forest, not where each tree stands. The noise is something irregular that the decoder can
+    shape into texture; without it, convolutions make texture from the pixel grid, and it repeats. It is a part of the
+    weights, so that the same codes are the same picture.
+    """
+
+    pattern: Tensor
+    GAIN = 32.0  # at the pace of other weights strengths would take thousands of steps to matter
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        # Drawn apart from the global random numbers: a model with texture starts from the weights of one without.
+        noise = torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(side))
+        self.register_buffer("pattern", noise)
+        self.strength = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float ``[B, C, side, side]`` to the same shape."""
+        return x + self.GAIN * self.strength * self.pattern
 
 
 class Middle(nn.Module):

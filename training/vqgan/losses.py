@@ -5,29 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 
 
 class PatchDiscriminator(nn.Module):
     """Judges overlapping patches (Isola et al. 2017): float ``[B, 3, H, W]`` to one logit a patch, ``[B, 1, h, w]``.
 
-    With ``high_pass`` it also sees the picture less its local mean, amplified: a low-contrast texture, such as a forest
-    from orbit, otherwise hides from it.
+    Its layers are spectrally normalised (Miyato et al. 2018) and not normalised by group: a texture is judged by how
+    strong it is, too. With ``high_pass`` it also sees the picture less its local mean, amplified: a low-contrast
+    texture, such as a forest from orbit, otherwise hides from it.
     """
 
     def __init__(self, channels: int, layers: int, high_pass: bool) -> None:
         super().__init__()
         self.high_pass = high_pass
-        modules: list[nn.Module] = [nn.Conv2d(6 if high_pass else 3, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
-        width = channels
-        for layer in range(1, layers + 1):
-            wider = channels * min(2**layer, 8)
-            modules += [
-                nn.Conv2d(width, wider, 4, 2 if layer < layers else 1, 1, bias=False),
-                nn.GroupNorm(8, wider),
-                nn.LeakyReLU(0.2),
-            ]
-            width = wider
-        modules.append(nn.Conv2d(width, 1, 4, 1, 1))
+        widths = [6 if high_pass else 3] + [channels * min(2**layer, 8) for layer in range(layers + 1)]
+        modules: list[nn.Module] = []
+        for layer in range(layers + 1):
+            stride = 2 if layer < layers else 1
+            modules += [spectral_norm(nn.Conv2d(widths[layer], widths[layer + 1], 4, stride, 1)), nn.LeakyReLU(0.2)]
+        modules.append(spectral_norm(nn.Conv2d(widths[-1], 1, 4, 1, 1)))
         self.patches = nn.Sequential(*modules)
 
     def forward(self, images: Tensor) -> Tensor:

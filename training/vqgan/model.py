@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sundae_rt.errors import InputError
-from sundae_rt.training.vqgan.layers import Downsample, Level, Middle, Upsample, norm_out, normalisation
+from sundae_rt.training.vqgan.layers import Downsample, Level, Middle, Texture, Upsample, norm_out, normalisation
 from sundae_rt.training.vqgan.quantiser import GumbelQuantiser, Quantised, VectorQuantiser
 
 QuantiserKind = Literal["nearest", "gumbel"]
@@ -26,6 +26,8 @@ class VQGANConfig:
     ``image_size`` is the side in pixels; each multiplier after the first halves it, so f = 2 ** (levels - 1).
     ``attention_resolutions`` name the nominal sides at which levels attend. ``unit_norm`` puts latents and codebook
     on the unit sphere before they are compared. ``norm_groups`` is lowered only where channels are fewer than 32.
+
+    ``texture`` gives the decoder fixed noise at every level, from which it can make irregular texture.
 
     The rest is for VQ-GANs that others published. ``quantiser``: see :data:`QuantiserKind`; "gumbel" cannot be trained
     here. ``decoder_blocks``: residual blocks of each level of the decoder; null is one more than the encoder's.
@@ -49,6 +51,7 @@ class VQGANConfig:
     unit_norm: bool = True
     norm_groups: int = 32
     dropout: float = 0.0
+    texture: bool = False
     quantiser: QuantiserKind = "nearest"
     decoder_blocks: int | None = None
     decoder_attention_resolutions: tuple[int, ...] | None = None
@@ -159,6 +162,8 @@ class Decoder(nn.Module):
         for index in reversed(range(len(config.multipliers))):
             channels_out = config.channels * config.multipliers[index]
             level = Level(width, channels_out, blocks, resolution in attended, groups, dropout)
+            if config.texture:
+                level.texture = Texture(width, resolution)
             width = channels_out
             if index > 0:
                 level.upsample = Upsample(width)
@@ -174,6 +179,8 @@ class Decoder(nn.Module):
         """Float ``[B, latent_channels, h, w]`` to ``[B, 3, h*f, w*f]``."""
         hidden = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
+            if hasattr(level, "texture"):
+                hidden = level.texture(hidden)
             hidden = level(hidden)
             if hasattr(level, "upsample"):
                 hidden = level.upsample(hidden)

@@ -19,6 +19,7 @@ from sundae_rt.errors import InputError
 from sundae_rt.training import checkpoint, config, loop
 from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import PerceptualLoss
+from sundae_rt.training.vqgan.layers import Texture
 from sundae_rt.training.vqgan.losses import PatchDiscriminator, adaptive_weight, hinge_loss
 from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model, to_pixels
 from sundae_rt.training.vqgan.quantiser import CodebookFollower, Quantised, perplexity
@@ -33,8 +34,9 @@ class VQGANTraining:
     adversary joins; null trains a plain VQ-VAE. With ``freeze_codes`` encoder and codebook stay as they are from that
     step on, so that a prior can be trained on their codes while the decoder learns texture. Over the first
     ``adversarial_warmup`` of those steps the adversary's weight rises from nothing: the adaptive weight would blow a
-    discriminator that knows nothing yet up to full strength. ``codebook_decay`` null trains the codebook by gradient
-    instead of as a moving average. ``perceptual`` names the feature network (see
+    discriminator that knows nothing yet up to full strength. From there on the model learns at the peak rate
+    ``texture_learning_rate`` and the discriminator at ``adversarial_learning_rate``. ``codebook_decay`` null trains the
+    codebook by gradient instead of as a moving average. ``perceptual`` names the feature network (see
     :class:`~sundae_rt.training.features.PerceptualLoss`) or is null.
     """
 
@@ -59,6 +61,7 @@ class VQGANTraining:
     adversarial_weight: float = 0.8
     adversarial_warmup: int = 0
     adversarial_learning_rate: float = 4e-4
+    texture_learning_rate: float = 2e-4
     discriminator_channels: int = 64
     discriminator_layers: int = 3
     discriminator_high_pass: bool = False
@@ -120,13 +123,19 @@ class VQGANTrainer:
         """One update on uint8 ``[B, H, W, 3]``; returns this step's figures."""
         adversarial, start, end = self._phase(step)
         frozen = adversarial and self.how.freeze_codes
-        peak = self.how.adversarial_learning_rate if adversarial else self.how.learning_rate
-        rate = loop.learning_rate(step, start, end, peak, self.how.warmup, self.how.anneal)
-        for optimiser in (self.optimiser, self.adversary_optimiser):
-            optimiser.param_groups[0]["lr"] = rate
+        pace = loop.learning_rate(step, start, end, 1.0, self.how.warmup, self.how.anneal)
+        group = self.optimiser.param_groups[0]
+        group["lr"] = pace * (self.how.texture_learning_rate if adversarial else self.how.learning_rate)
+        # Against an adversary that answers, less momentum: with more the two swing.
+        group["betas"] = (0.5, 0.9) if adversarial else (0.9, 0.99)
+        self.adversary_optimiser.param_groups[0]["lr"] = pace * self.how.adversarial_learning_rate
         for module in (self.model.encoder, self.model.quant_conv, self.model.quantize):
             module.requires_grad_(not frozen)
         self.model.quantize.embedding.requires_grad_(not frozen and self.how.codebook_decay is None)
+        # Pixels alone only ever push the noise away.
+        for module in self.model.decoder.modules():
+            if isinstance(module, Texture):
+                module.requires_grad_(adversarial)
 
         images = to_model(pixels.to(self.accelerator.device)).contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():

@@ -1,0 +1,110 @@
+"""A model too large for one protobuf has its weights in a file beside its graph: listed, hashed, never elsewhere."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+import sundae_rt  # noqa: E402
+from sundae_rt.bundle import Bundle  # noqa: E402
+from sundae_rt.errors import BundleError  # noqa: E402
+from sundae_rt.export import checks, conversion  # noqa: E402
+from sundae_rt.export.graphs import Logits  # noqa: E402
+from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def logits(tmp_path_factory):
+    """A bundle of one graph whose weights were too many for it, and its model."""
+    folder = tmp_path_factory.mktemp("bundle")
+    torch.manual_seed(0)
+    module = Logits(HourglassPrior(HourglassConfig(11, (4, 4), (0, 1, 0), (16,), (1,)))).eval()
+    inputs = {"codes": torch.arange(32, dtype=torch.int32).view(2, 16) % 11}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversion, "INLINE_LIMIT", 10_000)
+        model = conversion.to_onnx(module, inputs, ["logits"], folder / "logits.onnx")
+    checks.check_logits(model, module, inputs, folder)
+    (folder / "logits.onnx").write_bytes(model.SerializeToString())
+    digest = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("logits.onnx", "logits.onnx.data")
+    }
+    data = {"file": "logits.onnx.data", "sha256": digest["logits.onnx.data"]}
+    manifest = {
+        "format_version": 1,
+        "family": "sundae",
+        "name": "large",
+        "latent_grid": [4, 4],
+        "vocabulary": 11,
+        "graphs": {"logits": {"fp32": {"file": "logits.onnx", "sha256": digest["logits.onnx"], "data": data}}},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder, module
+
+
+@pytest.fixture(params=["folder", "zip"])
+def path(request, logits, tmp_path):
+    shutil.copytree(logits[0], tmp_path / "bundle")
+    if request.param == "folder":
+        return tmp_path / "bundle"
+    return tmp_path / shutil.make_archive(str(tmp_path / "bundle"), "zip", tmp_path / "bundle")
+
+
+def test_the_weights_lie_beside_the_graph(logits):
+    folder, module = logits
+    weights = sum(tensor.nbytes for tensor in module.state_dict().values())
+    assert (folder / "logits.onnx.data").stat().st_size > 0.95 * weights
+    assert (folder / "logits.onnx").stat().st_size < 0.5 * weights
+
+
+def test_a_bundle_runs_from_a_folder_and_from_a_zip_file_wherever_it_is_called(path, logits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    codes = np.arange(16, dtype=np.int32).reshape(1, 4, 4) % 11
+    with sundae_rt.load(path) as runtime, torch.no_grad():
+        found = runtime.logits(codes).reshape(1, 16, 11)
+        wanted = logits[1](torch.from_numpy(codes).flatten(1)).numpy()
+    assert np.abs(found - wanted).max() < 1e-5
+
+
+def test_what_a_zip_file_was_unpacked_to_is_removed(logits, tmp_path):
+    bundle = Bundle.open(shutil.make_archive(str(tmp_path / "bundle"), "zip", logits[0]))
+    with bundle.weights("logits", "fp32") as folder:
+        assert (folder / "logits.onnx.data").exists()
+    assert not folder.exists()
+
+
+def test_altered_missing_or_foreign_weights_are_refused(logits, tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(logits[0], folder)
+    weights = folder / "logits.onnx.data"
+    data = bytearray(weights.read_bytes())
+    data[100] ^= 1
+    weights.write_bytes(data)
+    for path in (folder, shutil.make_archive(str(tmp_path / "altered"), "zip", folder)):
+        with sundae_rt.load(path) as runtime, pytest.raises(BundleError, match=r"logits\.onnx\.data is damaged"):
+            runtime.logits(np.zeros((1, 4, 4), int))
+    weights.rename(tmp_path / "outside")
+    with sundae_rt.load(folder) as runtime, pytest.raises(BundleError, match=r"logits\.onnx\.data is missing"):
+        runtime.logits(np.zeros((1, 4, 4), int))
+    weights.symlink_to(tmp_path / "outside")
+    with sundae_rt.load(folder) as runtime, pytest.raises(BundleError, match="leads out of the bundle"):
+        runtime.logits(np.zeros((1, 4, 4), int))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", ".hidden"])
+def test_the_manifest_names_weights_inside_the_bundle_alone(name, logits, tmp_path):
+    manifest = json.loads((logits[0] / "manifest.json").read_text())
+    manifest["graphs"]["logits"]["fp32"]["data"]["file"] = name
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"graphs\.logits\.fp32\.data\.file must be a plain name"):
+        Bundle.open(tmp_path)
+
+
+def test_a_manifest_with_weights_is_written_as_it_was_read(logits):
+    manifest = Bundle.open(logits[0]).manifest
+    assert json.loads(manifest.to_json())["graphs"]["logits"]["fp32"]["data"]["file"] == "logits.onnx.data"
+    assert type(manifest).from_json(manifest.to_json()) == manifest

@@ -1,0 +1,182 @@
+"""VQ-GANs of taming-transformers: wherever the autoencoder lies in a checkpoint, and what is refused, by name."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+yaml = pytest.importorskip("yaml")
+
+from sundae_rt.errors import InputError  # noqa: E402
+from sundae_rt.export.published.vqgans import read_vqgan  # noqa: E402
+from sundae_rt.training.vqgan.model import VQGAN  # noqa: E402
+from vqgans import assert_same, random_vqgan  # noqa: E402
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "two channels a group": {"attention_resolutions": (8,)},
+    "one level": {"multipliers": (2,), "residual_blocks": 2, "attention_resolutions": (16,)},
+    "three levels": {"channels": 32, "multipliers": (1, 3, 2), "attention_resolutions": (16, 4), "latent_channels": 7},
+    "gumbel": {"quantiser": "gumbel", "latent_channels": 5, "attention_resolutions": (8,)},
+}
+
+
+def weights_of(model: VQGAN) -> dict[str, Any]:
+    """A state dict as the published code names it, with a loss in it."""
+    gumbel = model.config.quantiser == "gumbel"
+    named = {
+        name.replace("quantize.embedding.", "quantize.embed.") if gumbel else name: tensor
+        for name, tensor in model.state_dict().items()
+    }
+    return OrderedDict(named | {"loss.discriminator.main.0.weight": torch.zeros(1), "loss.logvar": torch.zeros(())})
+
+
+def params_of(model: VQGAN) -> dict[str, Any]:
+    sizes = model.config
+    return {
+        "embed_dim": sizes.code_dim,
+        "n_embed": sizes.codebook_size,
+        "ddconfig": {
+            "double_z": False,
+            "z_channels": sizes.latent_channels,
+            "resolution": sizes.image_size,
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": sizes.channels,
+            "ch_mult": list(sizes.multipliers),
+            "num_res_blocks": sizes.residual_blocks,
+            "attn_resolutions": list(sizes.attention_resolutions),
+            "dropout": 0.0,
+        },
+        "lossconfig": {"target": "taming.modules.losses.DummyLoss"},
+    }
+
+
+def config_of(model: VQGAN) -> dict[str, Any]:
+    kind = "GumbelVQ" if model.config.quantiser == "gumbel" else "VQModel"
+    return {"model": {"target": f"taming.models.vqgan.{kind}", "params": params_of(model)}, "data": {"params": None}}
+
+
+def read(folder: Path, checkpoint: Any, config: Any) -> VQGAN:
+    torch.save(checkpoint, folder / "model.ckpt")
+    (folder / "model.yaml").write_text(yaml.safe_dump(config))
+    return read_vqgan(folder / "model.ckpt", folder / "model.yaml")[0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_checkpoint_of_any_shape_loads(shape: str, tmp_path: Path) -> None:
+    model = random_vqgan(**SHAPES[shape])
+    assert_same(read(tmp_path, {"state_dict": weights_of(model), "epoch": 3}, config_of(model)), model)
+
+
+def nested(model: VQGAN, prefix: str) -> dict[str, Any]:
+    return {prefix + name: tensor for name, tensor in weights_of(model).items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "first_stage_model.", "model.vqgan."])
+@pytest.mark.parametrize("holder", [None, "state_dict", "model"])
+def test_prefixes_and_holders_do_not_matter(prefix: str, holder: str | None, tmp_path: Path) -> None:
+    model = random_vqgan()
+    weights = nested(model, prefix)
+    assert_same(read(tmp_path, weights if holder is None else {holder: weights, "step": 1}, config_of(model)), model)
+
+
+def test_the_first_stage_of_a_transformer_loads_though_its_condition_has_an_autoencoder_too(tmp_path: Path) -> None:
+    model, other = random_vqgan(), random_vqgan(channels=32, codebook_size=7)
+    weights = nested(model, "first_stage_model.") | nested(other, "cond_stage_model.")
+    weights["transformer.tok_emb.weight"] = torch.zeros(2, 2)
+    stages = {
+        "transformer_config": {"target": "taming.modules.transformer.mingpt.GPT", "params": {"vocab_size": 19}},
+        "first_stage_config": {"target": "taming.models.vqgan.VQModel", "params": params_of(model)},
+        "cond_stage_config": {"target": "taming.models.vqgan.VQModel", "params": params_of(other)},
+    }
+    config = {"model": {"target": "taming.models.cond_transformer.Net2NetTransformer", "params": stages}}
+    assert_same(read(tmp_path, {"state_dict": weights}, config), model)
+
+
+def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
+    model = random_vqgan()
+    found = read(tmp_path, {name: tensor.half() for name, tensor in weights_of(model).items()}, config_of(model))
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+
+
+def test_missing_and_unexpected_weights_are_named(tmp_path: Path) -> None:
+    model = random_vqgan()
+    weights = weights_of(model)
+    weights["encoder.more.weight"] = weights.pop("encoder.conv_in.weight")
+    with pytest.raises(InputError, match=r"missing weights encoder\.conv_in\.weight; unexpected weights encoder\.more"):
+        read(tmp_path, weights, config_of(model))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("n_embed", 20, r"model.ckpt does not fit .*model.yaml: quantize.embedding.weight is \[19, 5\], .* \[20, 5\]"),
+        ("embed_dim", 4, r"model.ckpt does not fit .*model.yaml: .* asks for"),
+        ("ch", 32, r"model.ckpt does not fit .*model.yaml: .* asks for"),
+        ("ch_mult", [1, 2, 2], r"missing weights decoder.up.2.block.0"),
+        ("num_res_blocks", 2, r"missing weights decoder.up.0.block.2"),
+        ("attn_resolutions", [8], r"missing weights decoder.up.1.attn.0"),
+        ("ch", 48, r"model.yaml: model.params.ddconfig: norm_groups 32 must divide"),
+        ("ch", "wide", r"model.yaml: model.params.ddconfig: ch must be a whole number .* not 'wide'"),
+        ("ch_mult", [], r"multipliers must be"),
+        ("resolution", 15, r"image_size must be a multiple of f = 2, not 15"),
+        ("double_z", True, r"double_z = True is not supported"),
+        ("resamp_with_conv", False, r"resamp_with_conv = False is not supported"),
+        ("in_channels", 1, r"in_channels = 1 is not supported"),
+        ("remap", "used.npy", r"remap is not supported"),
+    ],
+)
+def test_a_config_that_contradicts_the_weights_is_refused_naming_both(
+    key: str, value: Any, told: str, tmp_path: Path
+) -> None:
+    model = random_vqgan()
+    config = copy.deepcopy(config_of(model))
+    params = config["model"]["params"]
+    (params["ddconfig"] if key in params["ddconfig"] or key == "resamp_with_conv" else params)[key] = value
+    with pytest.raises(InputError, match=told):
+        read(tmp_path, weights_of(model), config)
+
+
+@pytest.mark.parametrize(("target", "shape"), [("GumbelVQ", "one level"), ("VQModel", "gumbel")])
+def test_a_target_of_the_other_quantiser_is_refused(target: str, shape: str, tmp_path: Path) -> None:
+    model = random_vqgan(**SHAPES[shape])
+    config = config_of(model)
+    config["model"]["target"] = f"taming.models.vqgan.{target}"
+    with pytest.raises(InputError, match=rf"model.yaml says target .*{target}, but .*model.ckpt has"):
+        read(tmp_path, weights_of(model), config)
+
+
+class Callback:
+    """What Lightning pickles beside the weights."""
+
+
+def test_nothing_but_tensors_is_unpickled_and_the_message_says_how_to_strip(tmp_path: Path) -> None:
+    model = random_vqgan()
+    with pytest.raises(InputError, match=r"Callback.*strip it: python -c .*weights_only=False.*state_dict"):
+        read(tmp_path, {"state_dict": weights_of(model), "callbacks": Callback()}, config_of(model))
+
+
+def test_a_yaml_runs_no_code(tmp_path: Path) -> None:
+    torch.save(weights_of(random_vqgan()), tmp_path / "model.ckpt")
+    (tmp_path / "model.yaml").write_text("model: !!python/object/apply:os.getcwd []")
+    with pytest.raises(InputError, match=r"cannot read .*model.yaml as yaml"):
+        read_vqgan(tmp_path / "model.ckpt", tmp_path / "model.yaml")
+
+
+def test_a_config_without_an_autoencoder_and_a_checkpoint_without_a_config_are_refused(tmp_path: Path) -> None:
+    model = random_vqgan()
+    with pytest.raises(InputError, match="must describe one autoencoder"):
+        read(tmp_path, weights_of(model), {"model": {"params": {}}})
+    with pytest.raises(InputError, match="give its yaml with --vqgan-config"):
+        read_vqgan(tmp_path / "model.ckpt", None)
+
+
+def test_a_file_of_another_kind_is_refused_saying_what_is_known(tmp_path: Path) -> None:
+    torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"no VQ-GAN that is known: taming.*unleashing.*diffusers.*layer\.weight"):
+        read_vqgan(tmp_path / "other.pt", None)

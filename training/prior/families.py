@@ -1,0 +1,142 @@
+"""The families of priors: what a preset of each says, what it builds, and how it trains and samples.
+
+The runtime's half of a family, the rules of its sampler, is :mod:`sundae_rt.families`; the names are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+from sundae_rt.errors import InputError, shown
+from sundae_rt.training import config
+from sundae_rt.training.prior import absorbing, sundae
+from sundae_rt.training.prior.absorbing import AbsorbingConfig, AbsorbingLoss, AbsorbingPrior
+from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior
+from sundae_rt.training.prior.sundae import SundaeLoss
+
+
+@dataclass(frozen=True, slots=True)
+class PriorTraining:
+    """How a prior of any family is trained.
+
+    ``label_dropout`` is the share of images whose label is hidden, for classifier-free guidance.
+    """
+
+    steps: int = 100_000
+    batch_size: int = 32
+    learning_rate: float = 3e-4
+    warmup: int = 1_000
+    anneal: bool = True
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    label_dropout: float = 0.0
+    save_every: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class SundaeTraining(PriorTraining):
+    """``unroll_steps`` is k of the loss; before step ``unroll_start`` only one step is taken, at half the price."""
+
+    unroll_steps: int = 2
+    unroll_start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AbsorbingTraining(PriorTraining):
+    """``time_steps`` is T of the loss: how many shares of masked codes there are."""
+
+    time_steps: int = 256
+
+    def __post_init__(self) -> None:
+        if self.time_steps < 1:
+            raise InputError(f"time_steps is {self.time_steps}: it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class SundaeSchedule:
+    """The sampling settings that a bundle of such a prior starts from; see the runtime's ``Schedule``."""
+
+    steps: int = 100
+    temperature: tuple[float, float] = (1.0, 1.0)
+    proportion: tuple[float, float] = (0.5, 0.5)
+    min_steps: int = 10
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AbsorbingSchedule:
+    """The same for an absorbing prior."""
+
+    steps: int = 256
+    temperature: tuple[float, float] = (1.0, 1.0)
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PriorFamily:
+    """What the trainer and the export must know of a family.
+
+    ``config``, ``training``, ``schedule``: the dataclasses of a preset's ``[prior]``, ``[prior.training]`` and
+    ``[prior.schedule]``; ``model``: built from the first; ``objective(model, training)``: a module from codes, labels
+    and training step to a :class:`~sundae_rt.training.prior.denoising.DenoisingLoss`;
+    ``sample(model, labels, count, steps, schedule)``: int64 ``[count, h, w]``, with torch's own random numbers.
+    """
+
+    config: type[Any]
+    training: type[PriorTraining]
+    schedule: type[Any]
+    model: Callable[[Any], nn.Module]
+    objective: Callable[[Any, Any], nn.Module]
+    sample: Callable[[Any, Tensor | None, int, int, Any], Tensor]
+
+
+FAMILIES: Final[Mapping[str, PriorFamily]] = {
+    "sundae": PriorFamily(
+        config=HourglassConfig,
+        training=SundaeTraining,
+        schedule=SundaeSchedule,
+        model=HourglassPrior,
+        objective=lambda prior, how: SundaeLoss(prior, how.label_dropout, how.unroll_steps, how.unroll_start),
+        sample=lambda prior, labels, count, steps, schedule: sundae.sample(
+            prior, labels, count, steps, schedule.temperature, schedule.proportion
+        ),
+    ),
+    "absorbing": PriorFamily(
+        config=AbsorbingConfig,
+        training=AbsorbingTraining,
+        schedule=AbsorbingSchedule,
+        model=AbsorbingPrior,
+        objective=lambda prior, how: AbsorbingLoss(prior, how.label_dropout, how.time_steps),
+        sample=lambda prior, labels, count, steps, schedule: absorbing.sample(
+            prior, labels, count, steps, schedule.temperature
+        ),
+    ),
+}
+"""The families by name; a preset or a checkpoint that names none is of the first."""
+
+
+def family_name(values: Mapping[str, Any], where: str) -> str:
+    """The family that a preset's ``[prior]`` or a prior's checkpoint names.
+
+    Raises:
+        InputError: an unknown one; it and ``where`` are named.
+    """
+    name = values.get("family", "sundae")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise InputError(f"{where}: family {shown(name)} is unknown; known are {', '.join(FAMILIES)}")
+    return name
+
+
+def build_prior(values: Mapping[str, Any], where: str) -> nn.Module:
+    """The model of a prior's checkpoint, with random weights.
+
+    Raises:
+        InputError: an unknown family, or a config that is not one of its; ``where`` is named.
+    """
+    family = FAMILIES[family_name(values, where)]
+    return family.model(config.build(family.config, values["config"], f"{where}: config"))
