@@ -60,6 +60,19 @@ def test_confidence_is_the_probability_of_the_incoming_code_at_temperature_one()
     assert decide([0.25, 0.75], 0.5, temperature=0.1, code=0)[2] == pytest.approx(0.25)
 
 
+def test_a_mask_comes_in_with_no_confidence():
+    assert decide([0.25, 0.75], 0.5, code=2) == (1, 1, 0.0)
+    assert decide([0.25, 0.75], 0.5, code=2, update=False) == (2, 1, 0.0)
+
+
+def test_the_codes_that_a_graph_is_checked_on_are_masked_more_and_more():
+    generator = torch.Generator().manual_seed(0)
+    codes = checks.example_codes((3, 200), 7, 8, generator)
+    assert (codes == 7).float().mean(1).tolist() == pytest.approx([1 / 3, 2 / 3, 1], abs=0.1)
+    assert codes.dtype == torch.int32
+    assert checks.example_codes((3, 200), 7, 7, generator).max() == 6
+
+
 def prior(config):
     torch.manual_seed(0)
     model = HourglassPrior(config).eval()
