@@ -95,7 +95,12 @@ def test_typos_and_wrong_types_are_refused_by_name(values, words):
 
 @pytest.mark.parametrize(
     ("kind", "preset"),
-    [(kind, preset) for preset in config.preset_names() for kind in ("vqgan", "prior") if kind in config.sections(preset)],
+    [
+        (kind, preset)
+        for preset in config.preset_names()
+        for kind in ("vqgan", "prior")
+        if kind in config.sections(preset)
+    ],
 )
 def test_every_preset_describes_itself(preset, kind):
     described = describe(kind, preset)
