@@ -116,7 +116,8 @@ class Texture(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float ``[B, C, side, side]`` to the same shape."""
-        return x + self.GAIN * self.strength * self.pattern
+        # Spread over the batch first: a product of constants would lie in an exported graph at the size of x.
+        return x + self.pattern.expand(x.shape[0], -1, -1, -1) * (self.GAIN * self.strength)
 
 
 class Middle(nn.Module):
