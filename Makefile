@@ -21,8 +21,9 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do $$python -c '$(USABLE)' >/dev/
 demo: $(VENV)/.runtime
 	$(BIN)/sundae-rt generate --n 64 --steps 20 --out demo --grid demo/sheet.png
 
+# A worker a core; a file stays with one worker, since its tests share what they trained.
 test: lint types
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .
