@@ -117,10 +117,8 @@ def _sizes(weights: tensors.Weights, said: Values, path: Path) -> AbsorbingConfi
             f"{said.where} says latent_shape = {list(grid)}, {math.prod(grid)} codes, but {path} has {block} "
             f"(rows of {_POSITIONS})"
         )
-    try:
+    with said.named():
         return AbsorbingConfig(vocabulary, grid, dim, said.whole("bert_n_head"), depth)
-    except InputError as error:
-        raise error if str(error).startswith(said.where) else InputError(f"{said.where}: {error}") from error
 
 
 def _grid(said: Values) -> tuple[int, int]:
@@ -167,7 +165,5 @@ def _published(name: str) -> str | tuple[str, ...]:
 def _schedule(total_steps: int, said: Values) -> Schedule:
     """The default schedule: as many steps as the run had times, unless the config names another number to sample in."""
     steps, temperature = said.whole("sample_steps", total_steps), said.get("temp", 1.0)
-    try:
+    with said.named():
         return Schedule.from_settings({"steps": steps, "temperature": temperature})
-    except InputError as error:
-        raise InputError(f"{said.where}: {error}") from error

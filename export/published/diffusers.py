@@ -99,7 +99,7 @@ def _sizes(said: Values) -> VQGANConfig:
     latent_channels = said.whole("latent_channels", 3)
     code_dim = latent_channels if said.get("vq_embed_dim", None) is None else said.whole("vq_embed_dim")
     unit = math.gcd(*widths)
-    try:
+    with said.named():
         return VQGANConfig(
             image_size=side,
             channels=unit,
@@ -115,8 +115,6 @@ def _sizes(said: Values) -> VQGANConfig:
             stem_multiplier=widths[0] // unit,
             middle_attention=said.one_of("mid_block_add_attention", (True, False), True),
         )
-    except InputError as error:
-        raise error if str(error).startswith(said.where) else InputError(f"{said.where}: {error}") from error
 
 
 def _attended(said: Values, key: str, kinds: dict[str, bool], side: int, levels: int) -> tuple[int, ...]:

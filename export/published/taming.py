@@ -68,7 +68,7 @@ def _sizes(params: Values, gumbel: bool) -> VQGANConfig:
     networks = Values(nested, f"{params.where}.ddconfig")
     for key, allowed in _FIXED.items():
         networks.one_of(key, allowed, allowed[0])
-    try:
+    with params.named(networks.where):
         return VQGANConfig(
             image_size=networks.whole("resolution"),
             channels=networks.whole("ch"),
@@ -81,8 +81,6 @@ def _sizes(params: Values, gumbel: bool) -> VQGANConfig:
             unit_norm=False,
             quantiser="gumbel" if gumbel else "nearest",
         )
-    except InputError as error:
-        raise error if str(error).startswith(params.where) else InputError(f"{networks.where}: {error}") from error
 
 
 def _autoencoder(config: Path) -> tuple[str | None, Values]:

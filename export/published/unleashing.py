@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sundae_rt.errors import InputError
 from sundae_rt.export.published import tensors
 from sundae_rt.export.published.documents import read_json
 from sundae_rt.export.published.values import Values
@@ -63,7 +62,7 @@ def read_unleashing(path: Path, weights: tensors.Weights, config: Path) -> tuple
 def _sizes(said: Values) -> VQGANConfig:
     said.one_of("n_channels", (3,), 3)
     code_dim = said.whole("emb_dim")
-    try:
+    with said.named():
         sizes = VQGANConfig(
             image_size=said.whole("img_size"),
             channels=said.whole("nf"),
@@ -80,8 +79,6 @@ def _sizes(said: Values) -> VQGANConfig:
             quant_conv=False,
             pixel_range=_pixel_range(said),
         )
-    except InputError as error:
-        raise error if str(error).startswith(said.where) else InputError(f"{said.where}: {error}") from error
     sides = said.wholes("latent_shape", (sizes.latent_side, sizes.latent_side))[-2:]
     if sides != (sizes.latent_side, sizes.latent_side):
         raise said.bad(

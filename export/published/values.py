@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sundae_rt.errors import InputError, shown
@@ -57,6 +58,16 @@ class Values:
     def bad(self, key: str, wanted: str, value: object) -> InputError:
         """The error of a value that is not what is wanted."""
         return InputError(f"{self.where}: {key} must be {wanted}, not {shown(value)}")
+
+    @contextmanager
+    def named(self, place: str | None = None) -> Iterator[None]:
+        """Puts ``place`` (by default ``where``) before what is refused inside without naming this config."""
+        try:
+            yield
+        except InputError as error:
+            if str(error).startswith(self.where):
+                raise
+            raise InputError(f"{place or self.where}: {error}") from error
 
     def _get(self, key: str, default: Any) -> Any:
         if key in self._values:
