@@ -81,13 +81,14 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
         if not _fits(value, hints[name]):
             raise InputError(f"{where}: {name} = {value!r} is not a {hints[name]}")
     try:
-        return cls(**{name: _tuples(value) for name, value in values.items()})
+        return cls(**{name: tuples(value) for name, value in values.items()})
     except TypeError as error:
         raise InputError(f"{where}: {error}") from error
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+def tuples(value: Any) -> Any:
+    """A value with its lists as tuples, at any depth."""
+    return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sundae_rt.errors import InputError, shown
+from sundae_rt.training.config import tuples
 
 
 class Settings:
@@ -40,7 +41,7 @@ class Settings:
             if default is ...:
                 raise InputError(f"{self.config}: [{section}] lacks {key!r}")
             return default
-        value = _tuples(values[key])
+        value = tuples(values[key])
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise InputError(f"{self.config}: [{section}] {key} = {shown(values[key])} is of the wrong type")
         return value
@@ -55,10 +56,6 @@ class Settings:
             raise InputError(
                 f"{self.config} says [{section}] {key} = {_plain(said)}, but {self.path} has {_plain(found)} ({where})"
             )
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _plain(value: object) -> str:
