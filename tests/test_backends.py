@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import pytest
 from fakes import FakeBackend
 from sundae_rt import backends
 from sundae_rt.backends import open_backend
+from sundae_rt.backends import onnxruntime as onnxruntime_backend
 from sundae_rt.backends.cores import available_cores
 from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
+from sundae_rt.backends.rows import run_side_by_side
 from sundae_rt.errors import BackendError, InputError
 
 onnx = pytest.importorskip("onnx", reason="the graphs of these tests are made with onnx")
@@ -74,6 +78,72 @@ def test_a_graph_runs() -> None:
     for rows in (1, 4):
         x = np.arange(3 * rows, dtype=np.int32).reshape(rows, 3)
         assert np.array_equal(graph.run({"x": x})["y"], 2 * x)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_number_of_rows_runs_on_any_number_of_threads(threads: int) -> None:
+    graph = OnnxRuntimeBackend.cpu(threads).load(model(), "g")
+    for rows in range(9):
+        x = np.arange(3 * rows, dtype=np.int32).reshape(rows, 3)
+        assert np.array_equal(graph.run({"x": x})["y"], 2 * x)
+
+
+def test_a_small_graph_runs_its_rows_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = []
+
+    def run(run: Any, inputs: Any, count: int) -> Any:
+        parts.append((len(inputs["x"]), count))
+        return run_side_by_side(run, inputs, count)
+
+    monkeypatch.setattr(onnxruntime_backend, "run_side_by_side", run)
+    graph = OnnxRuntimeBackend.cpu(threads=3).load(model(), "g")
+    for rows in (1, 2, 3, 8):
+        graph.run({"x": np.zeros((rows, 3), np.int32)})
+    assert parts == [(3, 3), (8, 3)]
+
+    monkeypatch.setattr(onnxruntime_backend, "_SMALL", 10)  # a large graph lies in memory once
+    OnnxRuntimeBackend.cpu(threads=3).load(model(), "g").run({"x": np.zeros((8, 3), np.int32)})
+    assert len(parts) == 2
+
+
+def test_rows_side_by_side_come_back_in_order() -> None:
+    together = threading.Barrier(3, timeout=30)  # all parts are under way at once
+    sizes = []
+
+    def run(part: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        together.wait()
+        sizes.append(len(part["x"]))
+        return [part["x"] + part["y"], part["x"] > 3]
+
+    x = np.arange(8)
+    sums, large = run_side_by_side(run, {"x": x, "y": 10 * x}, 3)
+    assert np.array_equal(sums, 11 * x)
+    assert np.array_equal(large, x > 3)
+    assert sorted(sizes) == [2, 3, 3]
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_part_that_fails_fails_the_run_once_all_have_ended(failing: int) -> None:
+    ended = []
+
+    def run(part: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        ended.append(int(part["x"][0]))
+        if part["x"][0] == failing:
+            raise ValueError(f"part {failing}")
+        return [part["x"]]
+
+    with pytest.raises(ValueError, match=rf"^part {failing}$"):
+        run_side_by_side(run, {"x": np.arange(3)}, 3)
+    assert sorted(ended) == [0, 1, 2]
+
+
+def test_a_thread_that_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(BackendError, match=r"^cannot start a thread: can't start new thread$"):
+        run_side_by_side(lambda part: [], {"x": np.arange(2)}, 2)
 
 
 def test_an_array_may_be_a_view() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from sundae_rt.backends.cores import available_cores
+from sundae_rt.backends.rows import Outputs, run_side_by_side
 from sundae_rt.errors import BackendError, one_line
 
 # The smallest model there is (int32 x -> Identity -> y), as the bytes of its protobuf: it tells whether an execution
@@ -17,6 +18,9 @@ _PROBE: Final = (
     b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01pZ\x0f\n\x01x\x12\n\n\x08\x08\x06\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x06\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0d"
 )
+
+# Graphs up to this many bytes are loaded twice on a CPU: for all threads at once, and for each thread by itself.
+_SMALL: Final = 64 * 2**20
 
 _FATAL_ONLY: Final = 4  # of ONNX Runtime's log levels: what goes wrong is raised, and stderr stays clean
 
@@ -63,25 +67,31 @@ class OnnxRuntimeBackend:
 
     def load(self, model: bytes, name: str, folder: Path | None = None) -> "OnnxRuntimeGraph":
         """See `Backend.load`."""
-        settings = self._library.SessionOptions()
-        settings.log_severity_level = _FATAL_ONLY
-        settings.intra_op_num_threads = self._threads
-        settings.inter_op_num_threads = 1
-        settings.use_deterministic_compute = True
-        if folder is not None:
-            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        try:
-            session = self._library.InferenceSession(
-                model, settings, providers=[(self._provider, self._options)], enable_fallback=0
-            )
-        except Exception as error:  # ONNX Runtime's errors share no base class
-            raise BackendError(f"{self.name}: cannot load {name}: {one_line(error)}") from error
+        session = self._session(model, name, folder, self._threads)
         if self._provider not in session.get_providers():
             raise BackendError(
                 f"{self.name}: {self._provider} did not start on this machine: it needs an NVIDIA GPU with its driver, "
                 f"and the CUDA and cuDNN libraries that onnxruntime-gpu {self._library.__version__} was built for"
             )
-        return OnnxRuntimeGraph(session, f"{self.name}: {name}")
+        lone = None
+        if self._provider == "CPUExecutionProvider" and self._threads > 1 and folder is None and len(model) <= _SMALL:
+            lone = self._session(model, name, folder, 1)
+        return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._threads)
+
+    def _session(self, model: bytes, name: str, folder: Path | None, threads: int) -> Any:
+        settings = self._library.SessionOptions()
+        settings.log_severity_level = _FATAL_ONLY
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+        settings.use_deterministic_compute = True
+        if folder is not None:
+            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        try:
+            return self._library.InferenceSession(
+                model, settings, providers=[(self._provider, self._options)], enable_fallback=0
+            )
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise BackendError(f"{self.name}: cannot load {name}: {one_line(error)}") from error
 
     def _check_cuda(self) -> None:
         if self._provider not in self._library.get_available_providers():
@@ -96,10 +106,20 @@ class OnnxRuntimeBackend:
 
 
 class OnnxRuntimeGraph:
-    """One ONNX Runtime session. See `sundae_rt.backends.Graph`."""
+    """A graph in ONNX Runtime. See `sundae_rt.backends.Graph`.
 
-    def __init__(self, session: Any, name: str) -> None:
+    Args:
+        session: runs a batch with all threads together.
+        name: for messages.
+        lone: the same graph with one thread, or None. Batches of `threads` rows or more run on it side by side: the
+            threads of one session wait for each other at every operator, which costs a small graph much of its time.
+        threads: how many threads there are.
+    """
+
+    def __init__(self, session: Any, name: str, lone: Any = None, threads: int = 1) -> None:
         self._session = session
+        self._lone = lone
+        self._threads = threads
         self._name = name
         self._outputs = [output.name for output in session.get_outputs()]
         self.inputs: Mapping[str, tuple[int | None, ...]] = {
@@ -110,6 +130,19 @@ class OnnxRuntimeGraph:
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `Graph.run`."""
         try:
-            return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+            return dict(zip(self._outputs, self._run(inputs), strict=True))
+        except BackendError:
+            raise
         except Exception as error:  # as above
             raise BackendError(f"{self._name} failed: {one_line(error)}") from error
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
+        counts = {array.shape[:1] for array in inputs.values()}
+        rows = counts.pop()[0] if len(counts) == 1 and () not in counts else 0  # 0: let ONNX Runtime say what is wrong
+        if self._lone is None or rows < self._threads:
+            return self._on(self._session, inputs)
+        return run_side_by_side(lambda part: self._on(self._lone, part), inputs, self._threads)
+
+    def _on(self, session: Any, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
+        outputs: Outputs = session.run(self._outputs, dict(inputs))
+        return outputs
