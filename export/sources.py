@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from sundae_rt.errors import InputError
+from sundae_rt.export.halves import Pairing, PriorHalf, VQGANHalf
 from sundae_rt.export.published import tensors
 from sundae_rt.export.published.labels import LabelOrder
 from sundae_rt.export.published.priors import read_prior
 from sundae_rt.export.published.vqgans import read_vqgan
 from sundae_rt.schedule import Schedule
-from sundae_rt.training import checkpoint, config
+from sundae_rt.training import checkpoint
+from sundae_rt.training.config import sections
 from sundae_rt.training.encoding import load_vqgan
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
@@ -27,39 +28,6 @@ from sundae_rt.training.vqgan.model import VQGAN
 from sundae_rt.training.vqgan.train import read_config as read_vqgan_preset
 
 Size = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Pairing:
-    """The VQ-GAN that a prior's checkpoint names: its file, where it is known, and the hash that decides its codes."""
-
-    file: str | None
-    codes_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class PriorHalf:
-    """A prior to export, and what the manifest says of it.
-
-    ``model``: int codes ``[B, T]`` (and label ``[B]``) to logits ``[B, T, V]``; its ``config`` has ``vocabulary``,
-    ``latent_grid``, ``labels`` and ``null_label``. ``pairing``: None where the file names no VQ-GAN beyond doubt.
-    """
-
-    model: nn.Module
-    labels: tuple[str, ...] | None = None
-    label_weights: tuple[float, ...] | None = None
-    schedule: Schedule = field(default_factory=Schedule)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    family: str = "sundae"
-    pairing: Pairing | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class VQGANHalf:
-    """A VQ-GAN to export, or what stands in its place where codes are pixels, and where it comes from."""
-
-    model: VQGAN | GreyPixels
-    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +203,7 @@ def _read_prior(path: Path, settings: Path | None, label_order: LabelOrder, labe
     if "kind" not in values:
         if settings is None:
             raise InputError(f"{path} is no checkpoint of this project; for a published prior give its --config too")
-        found = read_prior(path, settings, label_order=label_order, label_names=label_names)
-        return PriorHalf(found.prior, found.labels, None, found.schedule, found.provenance, found.family)
+        return read_prior(path, settings, label_order=label_order, label_names=label_names)
     if settings is not None:
         raise InputError(f"{path} holds its own config: leave out --config {settings}")
     if label_order != "index" or label_names is not None:
@@ -279,7 +246,7 @@ def from_preset(preset: str, seed: int = 0) -> Sources:
     schedule = Schedule.from_settings(dataclasses.asdict(wanted.schedule))
     model = FAMILIES[wanted.family].model(wanted.sizes).eval()
     prior = PriorHalf(model, labels, None, schedule, about, wanted.family)
-    if "pixels" in config.sections(preset):
+    if "pixels" in sections(preset):
         return Sources(prior, _grey_pixels(read_pixels(preset)))
     vqgan = VQGAN(read_vqgan_preset(preset)[0]).eval()
     # A codebook at its initial size of nearly nothing would decode to one flat grey.

@@ -16,8 +16,8 @@ import pytest
 
 from fakes import FakeBackend
 from sundae_rt import backends
-from sundae_rt.backends import open_backend
 from sundae_rt.backends import onnxruntime as onnxruntime_backend
+from sundae_rt.backends import open_backend
 from sundae_rt.backends.cores import available_cores
 from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
 from sundae_rt.backends.rows import run_side_by_side

@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 
 from sundae_rt.errors import InputError
+from sundae_rt.export.halves import PriorHalf
 from sundae_rt.export.published import tensors
 from sundae_rt.export.published.documents import read_json
-from sundae_rt.export.published.prior import PublishedPrior
 from sundae_rt.export.published.values import Values
 from sundae_rt.schedule import Schedule
 from sundae_rt.training.prior.absorbing import AbsorbingConfig, AbsorbingPrior
@@ -45,7 +45,7 @@ def holds_absorbing(weights: tensors.Weights) -> bool:
     return tensors.has(weights, _PARTS)
 
 
-def read_absorbing(path: Path, weights: tensors.Weights, config: Path) -> PublishedPrior:
+def read_absorbing(path: Path, weights: tensors.Weights, config: Path) -> PriorHalf:
     """Builds the prior of a checkpoint.
 
     Args:
@@ -73,7 +73,7 @@ def read_absorbing(path: Path, weights: tensors.Weights, config: Path) -> Publis
         "checkpoint": path.name,
         "config": config.name,
     }
-    return PublishedPrior(prior, None, _schedule(total_steps, said), provenance, "absorbing")
+    return PriorHalf(prior, schedule=_schedule(total_steps, said), provenance=provenance, family="absorbing")
 
 
 def _sampler(weights: tensors.Weights, path: Path) -> tuple[tensors.Weights, tensors.Weights]:

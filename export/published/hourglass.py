@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from sundae_rt.errors import InputError
+from sundae_rt.export.halves import PriorHalf
 from sundae_rt.export.published import tensors
 from sundae_rt.export.published.labels import LabelOrder, label_names, reorder
-from sundae_rt.export.published.prior import PublishedPrior
 from sundae_rt.export.published.settings import Settings
 from sundae_rt.schedule import Schedule
 from sundae_rt.training.prior.hourglass import Depth, HourglassConfig, HourglassPrior, Transformer
@@ -59,7 +59,7 @@ def holds_hourglass(weights: Mapping[str, Tensor]) -> bool:
 
 def read_hourglass(
     path: Path, weights: Mapping[str, Tensor], config: Path, order: LabelOrder = "index", names: Path | None = None
-) -> PublishedPrior:
+) -> PriorHalf:
     """Builds the prior of a checkpoint.
 
     Args:
@@ -86,7 +86,7 @@ def read_hourglass(
         "config": config.name,
         **({"label_order": order} if sizes.labels else {}),
     }
-    return PublishedPrior(prior.eval(), label_names(sizes.labels, names), _schedule(said), provenance)
+    return PriorHalf(prior.eval(), label_names(sizes.labels, names), schedule=_schedule(said), provenance=provenance)
 
 
 def _sizes(weights: dict[str, Tensor], said: Settings) -> HourglassConfig:

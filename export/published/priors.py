@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from sundae_rt.errors import InputError
+from sundae_rt.export.halves import PriorHalf
 from sundae_rt.export.published import tensors
 from sundae_rt.export.published.absorbing import holds_absorbing, read_absorbing
 from sundae_rt.export.published.hourglass import holds_hourglass, read_hourglass
 from sundae_rt.export.published.labels import LabelOrder
-from sundae_rt.export.published.prior import PublishedPrior
 
 
 def read_prior(
     path: Path, config: Path, *, label_order: LabelOrder = "index", label_names: Path | None = None
-) -> PublishedPrior:
+) -> PriorHalf:
     """Reads a published prior.
 
     Args:

@@ -48,7 +48,7 @@ def runtime(tmp_path_factory):
 
 def test_pytorch_has_the_published_logits(found, recorded):
     with torch.no_grad():
-        logits = found.prior(torch.from_numpy(recorded["tokens"])).numpy()
+        logits = found.model(torch.from_numpy(recorded["tokens"])).numpy()
     assert np.abs(logits - recorded["logits"]).max() <= LOGITS
 
 
@@ -67,7 +67,7 @@ def test_pytorch_takes_the_published_steps(found, recorded, chain):
     codes = torch.from_numpy(recorded[f"{chain}_states"][0])
     for step, temperature in enumerate(temperatures(recorded, chain)):
         with torch.no_grad():
-            logits = found.prior(codes).double()
+            logits = found.model(codes).double()
         if temperature:
             cumulated = torch.softmax(logits / temperature, -1).cumsum(-1)
             proposal = (cumulated <= torch.from_numpy(recorded["uniform"][step])[..., None]).sum(-1)
@@ -210,9 +210,9 @@ def test_other_sizes_give_the_published_logits(sizes, tmp_path):
     codes, width, layers, _, heads, grid = sizes
     weights, path, config, tokens = written(sizes, tmp_path)
     found = read_prior(path, config)
-    assert found.prior.config == AbsorbingConfig(codes, grid, width, heads, layers)
+    assert found.model.config == AbsorbingConfig(codes, grid, width, heads, layers)
     with torch.no_grad():
-        assert near(found.prior(tokens), published_logits(weights, tokens, heads))
+        assert near(found.model(tokens), published_logits(weights, tokens, heads))
 
 
 def test_other_sizes_run_from_a_bundle_and_a_mask_has_no_confidence(tmp_path):
@@ -249,31 +249,31 @@ SAID = {**SIZES, "heads": 2, "grid": (4, 4)}
 )
 def test_a_wrappers_prefix_does_not_matter(rename, tmp_path):
     weights, said = published_weights(**SIZES), settings(**SAID)
-    plain = read_prior(*write(tmp_path, weights, said)).prior.state_dict()
+    plain = read_prior(*write(tmp_path, weights, said)).model.state_dict()
     other = read_prior(*write(tmp_path, {rename(name): tensor for name, tensor in weights.items()}, said))
-    assert all(torch.equal(tensor, plain[name]) for name, tensor in other.prior.state_dict().items())
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in other.model.state_dict().items())
 
 
 def test_the_bare_transformer_and_a_nested_sampler_load_too(tmp_path):
     weights, said = published_weights(**SIZES), settings(**SAID)
-    plain = read_prior(*write(tmp_path, weights, said)).prior.state_dict()
+    plain = read_prior(*write(tmp_path, weights, said)).model.state_dict()
     bare = {name.removeprefix("_denoise_fn."): tensor for name, tensor in weights.items() if "_fn" in name}
     nested = {"state_dict": weights, "epoch": 3, "optimizer": {"state": {0: {"step": torch.zeros(1)}}}}
     for other in (bare, nested):
-        found = read_prior(*write(tmp_path, other, said)).prior.state_dict()
+        found = read_prior(*write(tmp_path, other, said)).model.state_dict()
         assert all(torch.equal(tensor, plain[name]) for name, tensor in found.items())
 
 
 def test_half_precision_weights_become_single(tmp_path):
     weights = {name: tensor.half() for name, tensor in published_weights(**SIZES).items()}
     found = read_prior(*write(tmp_path, weights, settings(**SAID)))
-    assert found.prior.to_logits.weight.dtype == torch.float32
+    assert found.model.to_logits.weight.dtype == torch.float32
 
 
 def test_what_the_config_leaves_out_comes_from_the_weights(tmp_path):
     said = {"bert_n_head": 2, "latent_shape": [4, 4]}
     found = read_prior(*write(tmp_path, published_weights(**SIZES), said))
-    assert found.prior.config == AbsorbingConfig(11, (4, 4), 8, 2, 2)
+    assert found.model.config == AbsorbingConfig(11, (4, 4), 8, 2, 2)
     assert found.schedule.steps == 8
 
 

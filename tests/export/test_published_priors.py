@@ -44,7 +44,7 @@ def test_pytorch_has_the_published_logits(published):
     found, _, recorded = published
     labels = torch.from_numpy(recorded["labels"]) if "labels" in recorded else None
     with torch.no_grad():
-        logits = found.prior(torch.from_numpy(recorded["tokens"]), labels).numpy()
+        logits = found.model(torch.from_numpy(recorded["tokens"]), labels).numpy()
     assert np.abs(logits - recorded["logits"]).max() <= LOGITS
 
 
@@ -164,7 +164,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
 def test_other_sizes_are_read_from_config_and_weights(config, tmp_path):
-    found = read_prior(*write(tmp_path, config)).prior.config
+    found = read_prior(*write(tmp_path, config)).model.config
     shorten = (config.shorten,) * config.nesting if isinstance(config.shorten, int) else config.shorten
     assert found == dataclasses.replace(config, shorten=shorten)
 
@@ -180,7 +180,7 @@ def test_other_sizes_run_from_a_bundle(name, tmp_path):
     with sundae_rt.load(bundle) as runtime, torch.no_grad():
         _, _, confidence = runtime.denoise(codes, 1.0, np.zeros(codes.shape), everywhere, label=label)
         flat = torch.from_numpy(codes).flatten(1)
-        logits = read_prior(path, settings).prior(flat, torch.tensor(label) if label else None)
+        logits = read_prior(path, settings).model(flat, torch.tensor(label) if label else None)
     wanted = logits.softmax(-1).gather(-1, flat[..., None])
     assert np.abs(confidence.reshape(2, -1, 1) - wanted.numpy()).max() <= LOGITS
 
@@ -190,8 +190,8 @@ def test_a_wrappers_prefix_does_not_matter(prefix, tmp_path):
     plain, wrapped = tmp_path / "plain", tmp_path / "wrapped"
     plain.mkdir()
     wrapped.mkdir()
-    one = read_prior(*write(plain, sizes())).prior.state_dict()
-    other = read_prior(*write(wrapped, sizes(), prefix)).prior.state_dict()
+    one = read_prior(*write(plain, sizes())).model.state_dict()
+    other = read_prior(*write(wrapped, sizes(), prefix)).model.state_dict()
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
@@ -265,7 +265,7 @@ def test_a_label_means_the_true_class_whatever_order_the_run_had(tmp_path):
     (tmp_path / "names.txt").write_text("\n".join(f"kind {index}" for index in range(12)))
     found = read_prior(path, config)
     mapped = read_prior(path, config, label_order="string", label_names=tmp_path / "names.txt")
-    rows, true_rows = found.prior.label_embedding.weight, mapped.prior.label_embedding.weight
+    rows, true_rows = found.model.label_embedding.weight, mapped.model.label_embedding.weight
     assert torch.equal(true_rows[10], rows[2])
     assert torch.equal(true_rows[9], rows[11])
     assert found.labels[10] == "10"
@@ -292,7 +292,7 @@ def test_the_command_line_maps_labels(tmp_path):
         _, _, confidence = runtime.denoise(codes, 1.0, np.zeros(codes.shape), np.ones(codes.shape, bool), label="10")
         assert runtime.manifest.provenance["prior"]["label_order"] == "string"
         flat = torch.from_numpy(codes).flatten(1)
-        model_class_2 = read_prior(path, config).prior(flat, torch.tensor([2]))
+        model_class_2 = read_prior(path, config).model(flat, torch.tensor([2]))
     wanted = model_class_2.softmax(-1).gather(-1, flat[..., None]).numpy()
     assert np.abs(confidence.reshape(wanted.shape) - wanted).max() <= LOGITS
 
