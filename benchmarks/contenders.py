@@ -1,0 +1,185 @@
+"""What is timed against what. Each contender makes images from noise: all steps, then the decoder.
+
+Contenders run in processes of their own (`python -m benchmarks.contenders NAME ...`), which make one turn for each line
+on stdin and answer with a line of JSON. So none sees another's threads or memory, and they can take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import sundae_rt
+from sundae_rt.manifest import Manifest
+
+Make = Callable[[int, int], NDArray[np.uint8]]
+"""(images, steps) -> uint8 [N,H,W,3]."""
+
+Run = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+"""A graph: named arrays to named arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every contender gets: a preset with random weights (seed 0), as modules and as the bundle made of them."""
+
+    preset: str
+    bundle: Path
+    batch_size: int
+    threads: int
+
+
+def eager(job: Job) -> Make:
+    """This project's own PyTorch modules, fp32, in a plain sampling loop."""
+    return _pytorch(job, compiled=False)
+
+
+def compiled(job: Job) -> Make:
+    """The same under `torch.compile`."""
+    return _pytorch(job, compiled=True)
+
+
+def onnx_runtime(job: Job) -> Make:
+    """ONNX Runtime as it comes, fp32, on the bundle's graphs, in a plain loop."""
+    import onnxruntime
+
+    def opened(name: str) -> Run:
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = job.threads
+        session = onnxruntime.InferenceSession(job.bundle / name, settings, providers=["CPUExecutionProvider"])
+        outputs = [output.name for output in session.get_outputs()]
+        return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
+
+    return _graphs(job, opened)
+
+
+def openvino(job: Job) -> Make:
+    """OpenVINO as it comes, which picks the precision, on the bundle's fp32 graphs, in a plain loop."""
+    import openvino
+
+    core = openvino.Core()
+
+    def opened(name: str) -> Run:
+        model = core.compile_model(job.bundle / name, "CPU", {"INFERENCE_NUM_THREADS": job.threads})
+        outputs = {output: next(iter(output.names)) for output in model.outputs}
+        return lambda inputs: {outputs[output]: array for output, array in model(inputs).items()}
+
+    return _graphs(job, opened)
+
+
+def runtime(job: Job) -> Make:
+    """This project's runtime as it ships."""
+    loaded = sundae_rt.load(job.bundle, backend="cpu", threads=job.threads, batch_size=job.batch_size)
+
+    def make(count: int, steps: int) -> NDArray[np.uint8]:
+        # No image stops early: the contenders' loops know no stopping.
+        samples = loaded.generate(count, steps=steps, min_steps=steps)
+        return np.stack([np.asarray(sample.image) for sample in samples])
+
+    return make
+
+
+CONTENDERS: dict[str, Callable[[Job], Make]] = {
+    "eager": eager,
+    "compile": compiled,
+    "onnxruntime": onnx_runtime,
+    "openvino": openvino,
+    "runtime": runtime,
+}
+
+
+def _pytorch(job: Job, compiled: bool) -> Make:
+    import torch
+
+    from sundae_rt.export.graphs import Decoder
+    from sundae_rt.export.sources import from_preset
+
+    torch.set_num_threads(job.threads)
+    sources = from_preset(job.preset)
+    assert sources.prior is not None and sources.vqgan is not None
+    prior, schedule = sources.prior.model, sources.prior.schedule
+    decode = Decoder(sources.vqgan.model, sources.latent_grid)
+    places, labels = sources.latent_grid[0] * sources.latent_grid[1], len(sources.prior.labels or ())
+    if compiled:
+        prior, decode = torch.compile(prior), torch.compile(decode)
+
+    @torch.inference_mode()
+    def make(count: int, steps: int) -> NDArray[np.uint8]:
+        images = []
+        for start in range(0, count, job.batch_size):
+            rows = min(job.batch_size, count - start)
+            codes = torch.randint(sources.vocabulary, (rows, places), dtype=torch.int32)
+            label = torch.randint(labels, (rows,), dtype=torch.int32) if labels else None
+            for step in range(steps):
+                settings = schedule.with_changes(steps=steps, min_steps=steps)
+                logits = prior(codes, label) / settings.temperature_at(step)
+                proposal = torch.multinomial(torch.softmax(logits, -1).flatten(0, 1), 1).view_as(codes)
+                written = torch.rand(codes.shape) < settings.proportion_at(step)
+                codes = torch.where(written, proposal.int(), codes)
+            images.append(decode(codes).numpy())
+        return np.concatenate(images)
+
+    return make
+
+
+def _graphs(job: Job, opened: Callable[[str], Run]) -> Make:
+    """A plain loop over the denoiser and the decoder of a bundle."""
+    manifest = Manifest.from_json((job.bundle / "manifest.json").read_bytes())
+    denoiser, decoder = (opened(manifest.graphs[name]["fp32"].file) for name in ("denoiser", "decoder"))
+    places = manifest.latent_grid[0] * manifest.latent_grid[1]
+    rng = np.random.default_rng(0)
+
+    def make(count: int, steps: int) -> NDArray[np.uint8]:
+        schedule = manifest.default_schedule.with_changes(steps=steps, min_steps=steps)
+        images = []
+        for start in range(0, count, job.batch_size):
+            rows = min(job.batch_size, count - start)
+            codes = rng.integers(0, manifest.vocabulary, (rows, places), dtype=np.int32)
+            fixed = {}
+            if manifest.labels is not None:
+                label = rng.integers(0, len(manifest.labels), rows, dtype=np.int32)
+                fixed = {"label": label, "guidance": np.ones(rows, np.float32)}
+            for step in range(steps):
+                inputs = {
+                    "codes": codes,
+                    "temperature": np.full(rows, schedule.temperature_at(step), np.float32),
+                    "uniform": rng.random((rows, places), np.float32),
+                    "update": rng.random((rows, places)) < schedule.proportion_at(step),
+                    **fixed,
+                }
+                codes = denoiser(inputs)["new_codes"]
+            images.append(decoder({"codes": codes})["images"])
+        return np.concatenate(images)
+
+    return make
+
+
+def _peak_memory_mib() -> float:
+    """The most memory that this process ever held."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return round(int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024, 1)
+
+
+def main() -> None:
+    """Serve turns: a line `images steps` in, a line of JSON out."""
+    name, preset, bundle, batch_size, threads = sys.argv[1:]
+    make = CONTENDERS[name](Job(preset, Path(bundle), int(batch_size), int(threads)))
+    for line in sys.stdin:
+        count, steps = map(int, line.split())
+        start = time.perf_counter()
+        images = make(count, steps)
+        seconds = time.perf_counter() - start
+        told = {"images": len(images), "seconds": seconds, "peak_memory_mib": _peak_memory_mib()}
+        print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The machine that a benchmark runs on: what it is, and how fast it multiplies matrices at best."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sundae_rt.backends.cores import available_cores
+
+_SIDES = (256, 512, 1024, 2048)  # of the matrices: the largest that does not take too long
+_SECONDS = 0.5  # too long
+_LIBRARIES = ("numpy", "onnxruntime", "openvino", "sundae-rt", "torch")
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+def describe() -> dict[str, Any]:
+    """Processor, instructions that matter here, cores that may be used, memory, and the libraries' versions."""
+    return {
+        "processor": _field("/proc/cpuinfo", "model name") or platform.processor(),
+        "instructions": sorted(set(_field("/proc/cpuinfo", "flags").split()).intersection(_INSTRUCTIONS)),
+        "cores": available_cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version for name in _LIBRARIES if (version := _version(name))},
+    }
+
+
+def gemm_limits(threads: int) -> dict[str, float]:
+    """GFLOP/s of one product of square matrices, best of several, for fp32, bf16 and int8.
+
+    The sides are 2048, less for a type that the processor has no instructions for, whose products are slow.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return {
+            "fp32": _limit(torch.randn, lambda matrix: matrix @ matrix),
+            "bf16": _limit(lambda *shape: torch.randn(shape).bfloat16(), lambda matrix: matrix @ matrix),
+            "int8": _limit(
+                lambda *shape: torch.randint(-100, 100, shape, dtype=torch.int8),
+                lambda matrix: torch._int_mm(matrix, matrix),
+            ),
+        }
+    finally:
+        torch.set_num_threads(before)
+
+
+def _limit(matrix: Callable[[int, int], Tensor], square: Callable[[Tensor], Tensor]) -> float:
+    speed = 0.0
+    for side in _SIDES:
+        values = matrix(side, side)
+        start = time.perf_counter()
+        square(values)
+        taken = time.perf_counter() - start
+        end = time.perf_counter() + _SECONDS
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            square(values)
+            taken = min(taken, time.perf_counter() - start)
+        speed = 2 * side**3 / taken / 1e9
+        if 8 * taken > _SECONDS:  # as long as the next side would take
+            break
+    return round(speed, 1)
+
+
+def _field(path: str, name: str) -> str:
+    """The first value of a field of one of the kernel's `name: value` files, or nothing."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.split(":")[0].strip() == name), "")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
