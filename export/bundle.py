@@ -19,10 +19,13 @@ from sundae_rt.export.published.labels import LabelOrder
 from sundae_rt.export.sources import PriorHalf, Sources, from_checkpoints, from_preset
 from sundae_rt.families import FAMILIES
 from sundae_rt.files import replacing_folder
-from sundae_rt.manifest import DataFile, GraphFile, Manifest
+from sundae_rt.manifest import DataFile, GraphFile, Manifest, plain_name
 
 VARIANTS = ("fp32",)
 CHECKED_ROWS = 3
+"""Rows of codes that a prior's graphs are checked on."""
+CHECKED_IMAGES = 2
+"""Images that a VQ-GAN's graphs are checked on: at a megapixel each they take most of an export's time and memory."""
 
 
 def export_checkpoint(
@@ -53,7 +56,7 @@ def export_checkpoint(
         label_order: how a published prior numbers its classes; ``string`` for the published ImageNet runs.
         label_names: a file with a name for each of its classes, one a line.
         image_size: (H, W) of images in pixels, where a VQ-GAN exported alone is not to have its nominal size.
-        preset: with ``random_weights``, the preset to build.
+        preset: with ``random_weights``, the preset to build, by its name or the path of a toml file.
         random_weights: asked for explicitly, so that nobody serves noise by mistake.
         variants: precisions; this version makes ``fp32``.
         logits: add the graph of raw logits.
@@ -64,7 +67,8 @@ def export_checkpoint(
         ``out``.
 
     Raises:
-        InputError: bad arguments, unreadable or mismatched checkpoints and configs, an existing folder.
+        InputError: bad arguments, unreadable or mismatched checkpoints and configs, an existing folder, or one
+            whose name no bundle may have.
         BundleError: a graph that differs from PyTorch by more than its tolerance; nothing is written.
     """
     for variant in variants:
@@ -76,6 +80,7 @@ def export_checkpoint(
         raise InputError("--preset makes both models: leave out --checkpoint and --vqgan")
     if preset is not None and (vqgan_config is not None or image_size is not None):
         raise InputError("--preset has sizes of its own: leave out --vqgan-config and --image-size")
+    name = _bundle_name(out)
     with replacing_folder(out, force=force) as folder:
         sources = (
             from_preset(preset)
@@ -94,14 +99,22 @@ def export_checkpoint(
             say(note)
         files: dict[str, dict[str, GraphFile]] = {}
         measured: dict[str, Any] = {}
-        for name, model, figures in _graphs(sources, logits, folder):
-            say(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures.items()))
-            files[name] = {"fp32": _write(model, folder / f"{name}.onnx")}
-            measured[name] = figures
-        manifest = _manifest(out.resolve().name, sources, files, measured)
-        (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+        for graph, model, figures in _graphs(sources, logits, folder):
+            say(f"{graph}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures.items()))
+            files[graph] = {"fp32": _write(model, folder / f"{graph}.onnx")}
+            measured[graph] = figures
+        manifest = folder / "manifest.json"
+        manifest.write_text(_manifest(name, sources, files, measured).to_json(), encoding="utf-8")
+        Manifest.from_json(manifest.read_bytes())  # a bundle that nothing could open is not put in place
     say(f"wrote {out}: {', '.join(files)}")
     return out
+
+
+def _bundle_name(out: Path) -> str:
+    try:
+        return plain_name("a bundle's name", out.resolve().name)
+    except InputError as error:
+        raise InputError(f"{error}: name another folder with --out") from error
 
 
 def _write(model: onnx.ModelProto, path: Path) -> GraphFile:
@@ -132,17 +145,17 @@ def _graphs(sources: Sources, logits: bool, folder: Path) -> Iterable[tuple[str,
             yield "logits", model, checks.check_logits(model, plain, inputs, folder)
     if sources.vqgan is not None:
         vqgan, grid = sources.vqgan.model, sources.latent_grid
-        shape = (CHECKED_ROWS, math.prod(grid))
+        shape = (CHECKED_IMAGES, math.prod(grid))
         codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
         decoder = graphs.Decoder(vqgan, grid).eval()
         model = to_onnx(decoder, {"codes": codes}, ["images"], folder / "decoder.onnx")
-        yield "decoder", model, checks.check_decoder(model, decoder, {"codes": codes}, folder)
         # Pictures that the decoder makes are closer to what the encoder will see than noise is.
         with torch.no_grad():
-            images = {"images": decoder(codes)}
+            images = decoder(codes)
+        yield "decoder", model, checks.check_decoder(model, images, {"codes": codes}, folder)
         encoder = graphs.Encoder(vqgan).eval()
-        model = to_onnx(encoder, images, ["codes"], folder / "encoder.onnx")
-        yield "encoder", model, checks.check_encoder(model, encoder, images, folder)
+        model = to_onnx(encoder, {"images": images}, ["codes"], folder / "encoder.onnx")
+        yield "encoder", model, checks.check_encoder(model, encoder, {"images": images}, folder)
 
 
 def _denoiser_inputs(prior: PriorHalf, generator: torch.Generator) -> dict[str, Tensor]:

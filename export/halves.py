@@ -26,6 +26,7 @@ class PriorHalf:
 
     ``model``: int codes ``[B, T]`` (and label ``[B]``) to logits ``[B, T, V]``; its ``config`` has ``vocabulary``,
     ``latent_grid``, ``labels`` and ``null_label``. ``pairing``: None where the file names no VQ-GAN beyond doubt.
+    ``notes``: what whoever read it settled by itself, a line for people each.
     """
 
     model: nn.Module
@@ -35,11 +36,13 @@ class PriorHalf:
     provenance: dict[str, Any] = field(default_factory=dict)
     family: str = "sundae"
     pairing: Pairing | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class VQGANHalf:
-    """A VQ-GAN to export, or what stands in its place where codes are pixels, and where it comes from."""
+    """A VQ-GAN to export, or what stands in its place where codes are pixels; provenance and notes as above."""
 
     model: VQGAN | GreyPixels
     provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -12,20 +12,20 @@ import torch
 from sundae_rt.errors import InputError
 from sundae_rt.export.halves import Pairing, PriorHalf, VQGANHalf
 from sundae_rt.export.published import tensors
-from sundae_rt.export.published.labels import LabelOrder
+from sundae_rt.export.published.labels import LabelOrder, check_labels
 from sundae_rt.export.published.priors import read_prior
 from sundae_rt.export.published.vqgans import read_vqgan
 from sundae_rt.schedule import Schedule
 from sundae_rt.training import checkpoint
-from sundae_rt.training.config import sections
-from sundae_rt.training.encoding import load_vqgan
+from sundae_rt.training.config import build, load_preset
+from sundae_rt.training.encoding import vqgan_of
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
 from sundae_rt.training.pixels import read_config as read_pixels
 from sundae_rt.training.prior.families import FAMILIES, build_prior, family_name
-from sundae_rt.training.prior.train import read_config as read_prior_preset
+from sundae_rt.training.prior.preset import read_config as read_prior_preset
 from sundae_rt.training.vqgan.model import VQGAN
-from sundae_rt.training.vqgan.train import read_config as read_vqgan_preset
+from sundae_rt.training.vqgan.preset import read_config as read_vqgan_preset
 
 Size = tuple[int, int]
 
@@ -126,10 +126,16 @@ class Sources:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What differs between halves that record no pairing, one line each."""
+        """What whoever exports may not expect: of each half, and of the two together, one line each."""
+        notes = [note for half in (self.prior, self.vqgan) if half is not None for note in half.notes]
         if self.prior is None or self.vqgan is None:
-            return ()
-        notes = []
+            if self.prior is not None and self.prior.pairing is not None:
+                named = self.prior.pairing
+                notes.append(
+                    f"the prior names {named.file} (codes {named.codes_sha256[:12]}), which is not beside it: "
+                    "exporting the prior alone; --vqgan adds it from elsewhere"
+                )
+            return tuple(notes)
         if self.vocabulary < self.codebook_size:
             notes.append(f"the prior knows {self.vocabulary} of the VQ-GAN's {self.codebook_size} codes")
         if self.latent_grid != self._nominal_grid:
@@ -199,38 +205,50 @@ def from_checkpoints(
 
 def _read_prior(path: Path, settings: Path | None, label_order: LabelOrder, label_names: Path | None) -> PriorHalf:
     """This project's own checkpoint, or else a published one with its config."""
-    values = checkpoint.read(path)
-    if "kind" not in values:
+    values = tensors.contents(path)
+    if not checkpoint.is_own(values):
         if settings is None:
             raise InputError(f"{path} is no checkpoint of this project; for a published prior give its --config too")
-        return read_prior(path, settings, label_order=label_order, label_names=label_names)
+        weights = tensors.flat(values)
+        return read_prior(path, settings, label_order=label_order, label_names=label_names, weights=weights)
     if settings is not None:
         raise InputError(f"{path} holds its own config: leave out --config {settings}")
     if label_order != "index" or label_names is not None:
         raise InputError(f"{path} holds its own labels: leave out --label-order and --label-names")
-    values = checkpoint.load(path, "prior")
-    prior = build_prior(values, str(path))
+    values = checkpoint.checked(values, path, "prior")
+    with checkpoint.named(path):
+        prior = build_prior(values, str(path))
+        family = family_name(values, str(path))
+        build(FAMILIES[family].schedule, values["schedule"], f"{path}: schedule")  # names unknown settings
+        schedule = Schedule.from_settings(values["schedule"])
     checkpoint.load_weights(prior, values["weights"], str(path))
+    labels = values["labels"] or []
+    check_labels(labels, str(path))
+    if len(labels) != prior.config.labels:
+        raise InputError(f"{path} names {len(labels)} labels, its config has {prior.config.labels}")
     return PriorHalf(
         prior.eval(),
-        tuple(values["labels"]) if values["labels"] else None,
+        tuple(labels) or None,
         tuple(values["label_weights"]) if values["label_weights"] else None,
-        Schedule.from_settings(values["schedule"]),
+        schedule,
         values["provenance"],
-        family_name(values, str(path)),
+        family,
         Pairing(values["vqgan"]["file"], values["vqgan"]["codes_sha256"]),
     )
 
 
 def _read_vqgan(path: Path, settings: Path | None) -> VQGANHalf:
     """This project's own checkpoint, or else a published file or folder."""
-    if tensors.is_own(path):
+    values = {} if path.is_dir() else tensors.contents(path)
+    if checkpoint.is_own(values):
         if settings is not None:
             raise InputError(f"{path} holds its own config: leave out --vqgan-config {settings}")
-        model, provenance = load_vqgan(path), dict(checkpoint.load(path, "vqgan")["provenance"])
+        values = checkpoint.checked(values, path, "vqgan")
+        half = VQGANHalf(vqgan_of(values, path), values["provenance"])
     else:
-        model, provenance = read_vqgan(path, settings)
-    return VQGANHalf(model, provenance | {"codes_sha256": checkpoint.tensor_hash(model.codes_parameters())})
+        half = read_vqgan(path, settings, tensors.flat(values))
+    codes = {"codes_sha256": checkpoint.tensor_hash(half.model.codes_parameters())}
+    return dataclasses.replace(half, provenance=half.provenance | codes)
 
 
 def _grey_pixels(sizes: GreyPixelsConfig) -> VQGANHalf:
@@ -238,17 +256,18 @@ def _grey_pixels(sizes: GreyPixelsConfig) -> VQGANHalf:
 
 
 def from_preset(preset: str, seed: int = 0) -> Sources:
-    """A preset's models at their real size with random weights, for benchmarks and trials."""
+    """The models of a preset, a name or a toml file, at real size with random weights, for benchmarks and trials."""
     torch.manual_seed(seed)
-    about = {"preset": preset, "weights": "random: for benchmarks and trials, not for pictures"}
-    wanted = read_prior_preset(preset)
+    chosen = load_preset(preset)
+    about = {"preset": chosen.name, "weights": "random: for benchmarks and trials, not for pictures"}
+    wanted = read_prior_preset(chosen)
     labels = tuple(f"label-{index}" for index in range(wanted.sizes.labels)) or None
     schedule = Schedule.from_settings(dataclasses.asdict(wanted.schedule))
     model = FAMILIES[wanted.family].model(wanted.sizes).eval()
     prior = PriorHalf(model, labels, None, schedule, about, wanted.family)
-    if "pixels" in sections(preset):
-        return Sources(prior, _grey_pixels(read_pixels(preset)))
-    vqgan = VQGAN(read_vqgan_preset(preset)[0]).eval()
+    if "pixels" in chosen.sections:
+        return Sources(prior, _grey_pixels(read_pixels(chosen)))
+    vqgan = VQGAN(read_vqgan_preset(chosen)[0]).eval()
     # A codebook at its initial size of nearly nothing would decode to one flat grey.
     torch.nn.init.normal_(vqgan.quantize.embedding.weight)
     return Sources(prior, VQGANHalf(vqgan, about))

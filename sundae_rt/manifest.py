@@ -193,7 +193,7 @@ def _fields(document: object) -> dict[str, Any]:
     _check_keys("the document", raw, required=_REQUIRED, allowed=_KEYS)
     return {
         "family": family,
-        "name": _plain_name("name", raw["name"]),
+        "name": plain_name("name", raw["name"]),
         "latent_grid": _size("latent_grid", raw["latent_grid"]),
         "vocabulary": _codes("vocabulary", raw["vocabulary"]),
         "graphs": _graphs(raw["graphs"]),
@@ -225,14 +225,14 @@ def _variants(name: str, value: object) -> dict[str, GraphFile]:
     if not variants:
         raise InputError(f"{name} must hold one variant or more")
     return {
-        _plain_name(f"{name}: a variant's name", key): _graph_file(f"{name}.{key}", variants[key]) for key in variants
+        plain_name(f"{name}: a variant's name", key): _graph_file(f"{name}.{key}", variants[key]) for key in variants
     }
 
 
 def _graph_file(name: str, value: object) -> GraphFile:
     raw = _mapping(name, value)
     _check_keys(name, raw, required=("file", "sha256"), allowed=("file", "sha256", "requires", "data"))
-    file, sha256 = _plain_name(f"{name}.file", raw["file"]), _digest(f"{name}.sha256", raw["sha256"])
+    file, sha256 = plain_name(f"{name}.file", raw["file"]), _digest(f"{name}.sha256", raw["sha256"])
     requires = _strings(f"{name}.requires", raw.get("requires", []))
     data = None if raw.get("data") is None else _data_file(f"{name}.data", raw["data"])
     return GraphFile(file, sha256, requires, data)
@@ -241,7 +241,7 @@ def _graph_file(name: str, value: object) -> GraphFile:
 def _data_file(name: str, value: object) -> DataFile:
     raw = _mapping(name, value)
     _check_keys(name, raw, required=("file", "sha256"), allowed=("file", "sha256"))
-    return DataFile(_plain_name(f"{name}.file", raw["file"]), _digest(f"{name}.sha256", raw["sha256"]))
+    return DataFile(plain_name(f"{name}.file", raw["file"]), _digest(f"{name}.sha256", raw["sha256"]))
 
 
 def _digest(name: str, value: object) -> str:
@@ -290,10 +290,13 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _plain_name(name: str, value: object) -> str:
+def plain_name(name: str, value: object) -> str:
     """A name that is safe as a file name: no separator, no leading dot, hence no way out of the bundle."""
     if not isinstance(value, str) or not _PLAIN_NAME.fullmatch(value):
-        raise InputError(f"{name} must be a plain name (letters, digits, '.', '_', '-'), not {shown(value)}")
+        raise InputError(
+            f"{name} must be a plain name (up to 100 letters, digits, '.', '_', '-', the first a letter or a digit), "
+            f"not {shown(value)}"
+        )
     return value
 
 

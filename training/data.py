@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sundae_rt.errors import InputError
+from sundae_rt.images import open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -19,8 +22,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 class ImageFolder(Dataset[Tensor]):
     """All images under a folder, in the order of their names, at one size.
 
-    Subfolders, where there are any, are the labels. An image of another size is scaled by its shorter side and cut
-    from the middle. Items are uint8 ``[H, W, 3]``; item ``(index, turn)`` is turned and mirrored, ``turn`` 0 to 7.
+    Subfolders, where there are any, are the labels. Images are read by the rules of :mod:`sundae_rt.images`; one of
+    another size is scaled by its shorter side and cut from the middle. Items are uint8 ``[H, W, 3]``; item
+    ``(index, turn)`` is turned and mirrored, ``turn`` 0 to 7.
 
     Raises:
         InputError: the folder is missing, holds no image, or mixes labelled with unlabelled images.
@@ -29,7 +33,8 @@ class ImageFolder(Dataset[Tensor]):
     def __init__(self, folder: Path, image_size: int) -> None:
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder} of images")
-        self.files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        self.folder = folder
+        self.files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
         if not self.files:
             raise InputError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
         self.image_size = image_size
@@ -51,12 +56,16 @@ class ImageFolder(Dataset[Tensor]):
             pixels = pixels.flip(1)
         return pixels.rot90(turn // 2, (0, 1)).contiguous()
 
+    def fingerprint(self) -> str:
+        """A hash of the names and lengths of all files, the same wherever the folder lies."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            line = f"{file.relative_to(self.folder).as_posix()} {file.stat().st_size}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
     def _read(self, file: Path) -> np.ndarray:
-        try:
-            with Image.open(file) as image:
-                rgb = image.convert("RGB")
-        except (OSError, Image.DecompressionBombError) as error:
-            raise InputError(f"cannot read the image {file}: {error}") from error
+        rgb = open_image(file).convert("RGB")
         side = self.image_size
         if rgb.size != (side, side):
             scale = side / min(rgb.size)
@@ -97,6 +106,13 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             yield items[self.rank :: self.ranks]
 
 
-def batches(dataset: Dataset[Tensor], sampler: StepSampler, workers: int = 0) -> DataLoader[Tensor]:
-    """A loader over a :class:`StepSampler`."""
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+def batches(dataset: Dataset[Any], sampler: StepSampler, workers: int = 0) -> Iterator[Any]:
+    """The batches of a :class:`StepSampler`, read by this process or by workers.
+
+    Raises:
+        InputError: an item that the dataset refuses.
+    """
+    try:
+        yield from DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
+    except InputError as error:  # a worker's has the whole traceback in front of its message
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error

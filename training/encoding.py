@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, one_line
 from sundae_rt.files import replacing
 from sundae_rt.training import checkpoint, config
 from sundae_rt.training.idx import Images, open_images
@@ -59,14 +60,23 @@ def load_vqgan(path: Path) -> VQGAN:
     Raises:
         InputError: no such checkpoint, or weights that its config does not describe.
     """
-    values = checkpoint.load(path, "vqgan")
-    model = VQGAN(config.build(VQGANConfig, values["config"], f"{path}: config"))
+    return vqgan_of(checkpoint.load(path, "vqgan"), path)
+
+
+def vqgan_of(values: dict[str, Any], path: Path) -> VQGAN:
+    """The same from what :func:`checkpoint.load` read of ``path``."""
+    with checkpoint.named(path):
+        model = VQGAN(config.build(VQGANConfig, values["config"], f"{path}: config"))
     checkpoint.load_weights(model, values["weights"], str(path))
     return model.eval()
 
 
 def write(path: Path, dataset: LatentDataset) -> None:
-    """Writes a dataset as safetensors, whole or not at all."""
+    """Writes a dataset as safetensors, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written: a full disk, no permission, ...
+    """
     tensors = {"codes": dataset.codes.contiguous()}
     if dataset.label_ids is not None:
         tensors["labels"] = dataset.label_ids
@@ -79,7 +89,10 @@ def write(path: Path, dataset: LatentDataset) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {"sundae-rt": json.dumps(about)})
+        try:
+            save_file(tensors, temporary, {"sundae-rt": json.dumps(about)})
+        except SafetensorError as error:
+            raise InputError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def read(path: Path) -> LatentDataset:
@@ -152,7 +165,7 @@ def encode_folder(
             file = os.path.relpath(vqgan.resolve(), out.resolve().parent)
             made_by = checkpoint.tensor_hash(model.codes_parameters())
         else:
-            model, file, made_by = GreyPixels(read_pixels(str(preset))), None, PIXEL_CODES
+            model, file, made_by = GreyPixels(read_pixels(config.load_preset(str(preset)))), None, PIXEL_CODES
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(device)
         images = open_images(data, model.config.image_size)

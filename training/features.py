@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sundae_rt.errors import InputError
+from sundae_rt.training import checkpoint
 
 
 class _SameConv(nn.Conv2d):
@@ -129,18 +130,15 @@ class VGG16(nn.Module):
         return maps
 
 
-def _load(network: nn.Module, file: Path, prefix: str = "") -> nn.Module:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"cannot read the feature network's weights {file}: {error.strerror}") from error
+def _load(network: nn.Module, file: Path) -> nn.Module:
+    state = checkpoint.read(file)
     wanted = set(network.state_dict())
     missing = sorted(wanted - set(state))
     if missing:
         raise InputError(
             f"{file} does not hold {type(network).__name__}: it lacks {missing[0]} and {len(missing) - 1} more"
         )
-    network.load_state_dict({name: state[name] for name in wanted})
+    checkpoint.load_weights(network, {name: state[name] for name in wanted}, str(file))
     return network.eval().requires_grad_(False)
 
 
@@ -159,12 +157,25 @@ def efficientnet_lite0() -> EfficientNetLite0:
     return network
 
 
+def _lpips_weights(file: Path) -> list[Tensor]:
+    """How much each channel of VGG-16's taps counts: float ``[1, C, 1, 1]`` each, C as the tap has."""
+    state = checkpoint.read(file)
+    weights = [state.get(f"lin{index}.model.1.weight") for index in range(len(VGG16.TAPS))]
+    wanted = [(1, channels, 1, 1) for channels in (64, 128, 256, 512, 512)]
+    if [getattr(tensor, "shape", None) for tensor in weights] != wanted:
+        raise InputError(f"{file} does not hold the linear layers of LPIPS on VGG-16")
+    return weights
+
+
 class PerceptualLoss(nn.Module):
     """Mean squared distance of channel-normalised features at several depths, as LPIPS.
 
     Args:
         network: ``efficientnet-lite0``, or the path of VGG-16's state dict as torchvision publishes it.
         linear: with VGG-16, the path of LPIPS's state dict, whose ``lin*.model.1.weight`` weigh the channels.
+
+    Raises:
+        InputError: a file that is missing or holds something else.
     """
 
     def __init__(self, network: str = "efficientnet-lite0", linear: str | None = None) -> None:
@@ -173,8 +184,9 @@ class PerceptualLoss(nn.Module):
         self.network = efficientnet_lite0() if network == "efficientnet-lite0" else _load(VGG16(), Path(network))
         self.channel_weights: list[Tensor] | None = None
         if linear is not None:
-            state = torch.load(linear, map_location="cpu", weights_only=True)
-            self.channel_weights = [state[f"lin{index}.model.1.weight"] for index in range(len(VGG16.TAPS))]
+            if not isinstance(self.network, VGG16):
+                raise InputError(f"{linear} weighs the channels of VGG-16: name the file of its weights beside it")
+            self.channel_weights = _lpips_weights(Path(linear))
 
     def forward(self, images: Tensor, originals: Tensor) -> Tensor:
         """Scalar distance between two float batches ``[B, 3, H, W]`` in -1..1; gradient flows into the first."""

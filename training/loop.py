@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import click
 import torch
@@ -17,14 +18,17 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sundae_rt.errors import InputError
 from sundae_rt.training import checkpoint
 from sundae_rt.training.data import StepSampler, batches
+from sundae_rt.training.resuming import Start
+
+_BAR = 48
+"""Columns of a progress bar without its figures, position and time left of a long training in it."""
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Seeds every random draw of one training step, so that a resumed run draws what the unbroken one would have."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+    torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + rank) % 2**64)  # PyTorch's seeds have 64 bits
 
 
 def make_accelerator() -> Accelerator:
@@ -78,18 +82,28 @@ class EMA:
 
 
 class Progress:
-    """A progress bar with figures on a terminal; elsewhere, and in ``log``, a line every ``every`` steps."""
+    """A progress bar with figures on a terminal; elsewhere, and in ``log``, a line every ``every`` steps.
+
+    It is a context manager, which ends the bar's line.
+    """
 
     def __init__(self, total: int, start: int, batch: int, log: Path, every: int = 50, quiet: bool = False) -> None:
-        self.bar = click.progressbar(length=total, label="training", show_pos=True, item_show_func=lambda item: item)
+        self.bar = click.progressbar(length=total, width=12, show_pos=True, item_show_func=lambda item: item)
         self.total, self.batch, self.every, self.quiet = total, batch, every, quiet
         self.step = start
-        self.terminal = os.isatty(1) and not quiet
+        self.terminal = sys.stdout.isatty() and not quiet
         self.log = log
         self.sums: dict[str, float] = {}
         self.count, self.since = 0, time.perf_counter()
         if self.terminal:
             self.bar.update(start)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.terminal:
+            self.bar.render_finish()
 
     def update(self, figures: dict[str, float]) -> None:
         """One step done, with its losses."""
@@ -98,14 +112,20 @@ class Progress:
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         if self.terminal:
-            self.bar.update(1, "  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            # What is longer than the terminal would leave a line behind at each step.
+            room = max(shutil.get_terminal_size().columns - _BAR, 0)
+            self.bar.update(1, f"images/s {self._rate():.1f}  {shown}"[:room])
         if self.step % self.every == 0 or self.step == self.total:
             self._write_line()
 
+    def _rate(self) -> float:
+        """Images per second since the last line."""
+        return self.count * self.batch / (time.perf_counter() - self.since)
+
     def _write_line(self) -> None:
-        elapsed = time.perf_counter() - self.since
         means = "  ".join(f"{name} {value / self.count:.4f}" for name, value in self.sums.items())
-        line = f"step {self.step}/{self.total}  {means}  images/s {self.count * self.batch / elapsed:.1f}"
+        line = f"step {self.step}/{self.total}  {means}  images/s {self._rate():.1f}"
         if not self.quiet:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -131,49 +151,53 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training: its checkpoint's path, its length, and what its batches are drawn from."""
+    """One training: what it starts with, its length, and what its batches are drawn from.
 
-    path: Path
+    ``record``: what its state remembers of all that, see :meth:`Start.record`.
+    """
+
+    start: Start
+    record: dict[str, Any]
     steps: int
     batch_size: int
     save_every: int
-    seed: int
-    resume: bool
     turns: bool = False
     workers: int = 0
 
 
 def begin(run: Run) -> Accelerator:
-    """Checks where a run writes, makes the folder, and seeds what comes before the first step.
-
-    Raises:
-        InputError: an earlier checkpoint is there and not resumed, or there is none to resume.
-    """
-    state = checkpoint.resume_path(run.path)
-    if run.resume and not state.exists():
-        raise InputError(f"nothing to resume: {state} does not exist")
-    if run.path.exists() and not run.resume:
-        raise InputError(f"{run.path} exists: name another folder, or go on with --resume")
-    run.path.parent.mkdir(parents=True, exist_ok=True)
+    """Makes the folder, and seeds what comes before the first step."""
+    run.start.path.parent.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator()
-    seed_step(run.seed, -1)
+    seed_step(run.start.seed, -1)
     return accelerator
 
 
-def train(run: Run, trainer: Trainer, dataset: Dataset[Any], save: Callable[[int], None]) -> None:
+def train(
+    run: Run, trainer: Trainer, dataset: Dataset[Any], save: Callable[[int], None], say: Callable[[str], None]
+) -> None:
     """Runs a trainer to its end, from the start or from where it stopped.
 
-    ``save(step)`` writes what users see (checkpoint, sample sheet) beside the state that resuming needs; the first
-    process alone calls it.
+    ``save(step)`` writes what users see (checkpoint, sample sheet) beside the state that resuming needs, and ``say``
+    takes lines for them; the first process alone calls either.
     """
     rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
-    state = checkpoint.resume_path(run.path)
-    start = trainer.restore(checkpoint.read(state)) if run.resume else 0
-    sampler = StepSampler(len(dataset), run.batch_size, start, run.steps, run.seed, run.turns, rank, ranks)
-    progress = Progress(run.steps, start, run.batch_size, run.path.with_suffix(".log"), quiet=rank > 0)
-    for step, batch in enumerate(batches(dataset, sampler, run.workers), start):
-        seed_step(run.seed, step, rank)
-        progress.update(trainer.step(batch, step))
-        if rank == 0 and ((step + 1) % run.save_every == 0 or step + 1 == run.steps):
-            checkpoint.save(state, trainer.state(step + 1))
-            save(step + 1)
+    path, seed = run.start.path, run.start.seed
+    state = checkpoint.resume_path(path)
+    first = trainer.restore(checkpoint.read(state)) if run.start.resume else 0
+    if first >= run.steps:
+        if rank == 0:
+            say(f"{path} has been trained for {first} steps already: a larger --steps goes on")
+        return
+    if rank == 0 and (line := run.start.other_end(run.steps)):
+        say(line)
+    sampler = StepSampler(len(dataset), run.batch_size, first, run.steps, seed, run.turns, rank, ranks)
+    with Progress(run.steps, first, run.batch_size, path.with_suffix(".log"), quiet=rank > 0) as progress:
+        for step, batch in enumerate(batches(dataset, sampler, run.workers), first):
+            seed_step(seed, step, rank)
+            progress.update(trainer.step(batch, step))
+            if rank == 0 and ((step + 1) % run.save_every == 0 or step + 1 == run.steps):
+                checkpoint.save(state, trainer.state(step + 1) | {"began": run.record})
+                save(step + 1)
+    if rank == 0:
+        say(f"wrote {path}")

@@ -25,6 +25,9 @@ class GreyPixelsConfig:
 
     image_size: int
 
+    def __post_init__(self) -> None:
+        config.at_least(1, self, "image_size")
+
     @property
     def latent_side(self) -> int:
         """Codes along one side of the grid."""
@@ -61,10 +64,10 @@ class GreyPixels(nn.Module):
         return (codes.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
 
 
-def read_config(preset: str) -> GreyPixelsConfig:
-    """The ``[pixels]`` section of a shipped preset.
+def read_config(preset: config.Preset) -> GreyPixelsConfig:
+    """The ``[pixels]`` section of a preset.
 
     Raises:
-        InputError: no such preset, or its codes come from a VQ-GAN.
+        InputError: the preset has none, for its codes come from a VQ-GAN; or a value that makes no pictures.
     """
-    return config.build(GreyPixelsConfig, config.read_preset(preset, "pixels"), f"preset {preset!r} [pixels]")
+    return config.build(GreyPixelsConfig, preset.section("pixels"), f"preset {preset.name!r} [pixels]")

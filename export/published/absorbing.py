@@ -73,20 +73,27 @@ def read_absorbing(path: Path, weights: tensors.Weights, config: Path) -> PriorH
         "checkpoint": path.name,
         "config": config.name,
     }
-    return PriorHalf(prior, schedule=_schedule(total_steps, said), provenance=provenance, family="absorbing")
+    return PriorHalf(
+        prior,
+        schedule=_schedule(total_steps, said),
+        provenance=provenance,
+        family="absorbing",
+        notes=tensors.notes(weights, _PARTS, path),
+    )
 
 
 def _sampler(weights: tensors.Weights, path: Path) -> tuple[tensors.Weights, tensors.Weights]:
     """The transformer's weights, and what the sampler around it has beside them."""
     own = tensors.of_model(weights, _PARTS, path)
     _shape(own, _CODES, 2, path)
-    prefix = next(name.removesuffix(_CODES) for name in weights if f".{name}".endswith(f".{_CODES}"))
+    prefix = tensors.prefix_of(weights, _PARTS, path)
     sampler = prefix.removesuffix(_TRANSFORMER)
     around = {
         name.removeprefix(sampler): tensor
         for name, tensor in weights.items()
         if name.startswith(sampler) and not name.startswith(prefix)
     }
+    around = {name: tensor for name, tensor in around.items() if not tensors.is_average(name)}
     if unexpected := sorted(around.keys() - set(_HISTORY)):
         raise InputError(f"{path}: unexpected weights {', '.join(unexpected[:6])} beside {prefix}{_CODES}")
     return own, around

@@ -2,7 +2,8 @@
 
 The networks are those of *Taming Transformers* under other names. Which levels attend is said by the types of blocks,
 level by level, and the encoder's first convolution is as wide as its first level. ``scaling_factor`` and
-``lookup_from_codebook`` play no part here.
+``lookup_from_codebook`` play no part here, and ``sample_size`` computes nothing: many published folders have its
+default of 32, or none.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, shown
+from sundae_rt.export.halves import VQGANHalf
 from sundae_rt.export.published import tensors
 from sundae_rt.export.published.documents import read_json
 from sundae_rt.export.published.values import Values
@@ -20,6 +21,7 @@ from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig
 
 CONFIG = "config.json"
 _WEIGHTS = "diffusion_pytorch_model"
+_USUAL, _FEW = 16, 8  # codes a side: where nothing is said, and fewer than a published model is used with
 _PARTS = r"encoder\.(?:down_blocks|mid_block)|decoder\.(?:up_blocks|mid_block)"
 
 # Types of blocks, and whether they attend.
@@ -46,19 +48,19 @@ _NAMES = (
 _OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def read_diffusers(folder: Path) -> tuple[VQGAN, dict[str, Any]]:
-    """Builds the VQ-GAN of a folder; returns it and its provenance.
+def read_diffusers(folder: Path) -> VQGANHalf:
+    """Builds the VQ-GAN of a folder.
 
     Raises:
         InputError: an unreadable config, one that contradicts the weights (both sides are named), or missing or
             unexpected weights, by name.
     """
     config = folder / CONFIG
-    sizes = _sizes(Values(read_json(config), str(config)))
+    sizes, notes = _sizes(Values(read_json(config), str(config)))
     path = _weights_file(folder)
-    weights = tensors.of_model(tensors.read(path), _PARTS, path)
+    weights = tensors.read(path)
     own = {}
-    for name, tensor in weights.items():
+    for name, tensor in tensors.of_model(weights, _PARTS, path).items():
         name = re.sub(r"(?<=\.)(query|key|value|proj_attn)(?=\.)", lambda match: _OLDER[match[1]], name)
         # Attention's linear layers are our 1 x 1 convolutions.
         linear = tensor.ndim == 2 and ".attentions." in name
@@ -73,7 +75,8 @@ def read_diffusers(folder: Path) -> tuple[VQGAN, dict[str, Any]]:
         return name
 
     model = tensors.filled(lambda: VQGAN(sizes), own, published, f"{path} does not fit {config}")
-    return model, {"format": "diffusers VQModel", "checkpoint": path.name, "config": config.name}
+    provenance = {"format": "diffusers VQModel", "checkpoint": path.name, "config": config.name}
+    return VQGANHalf(model, provenance, notes + tensors.notes(weights, _PARTS, path))
 
 
 def _weights_file(folder: Path) -> Path:
@@ -88,19 +91,20 @@ def _weights_file(folder: Path) -> Path:
     return whole[0]
 
 
-def _sizes(said: Values) -> VQGANConfig:
+def _sizes(said: Values) -> tuple[VQGANConfig, tuple[str, ...]]:
+    """The sizes that a config gives, and notes on what it does not."""
     said.one_of("_class_name", ("VQModel",))
     for key in ("in_channels", "out_channels"):
         said.one_of(key, (3,), 3)
     said.one_of("act_fn", ("silu", "swish"), "silu")
     said.one_of("norm_type", ("group",), "group")
     widths = said.wholes("block_out_channels", (64,))
-    side = said.whole("sample_size", 32)
+    side, notes = _nominal_side(said, 2 ** (len(widths) - 1))
     latent_channels = said.whole("latent_channels", 3)
     code_dim = latent_channels if said.get("vq_embed_dim", None) is None else said.whole("vq_embed_dim")
     unit = math.gcd(*widths)
     with said.named():
-        return VQGANConfig(
+        sizes = VQGANConfig(
             image_size=side,
             channels=unit,
             multipliers=tuple(width // unit for width in widths),
@@ -115,6 +119,24 @@ def _sizes(said: Values) -> VQGANConfig:
             stem_multiplier=widths[0] // unit,
             middle_attention=said.one_of("mid_block_add_attention", (True, False), True),
         )
+    return sizes, notes
+
+
+def _nominal_side(said: Values, factor: int) -> tuple[int, tuple[str, ...]]:
+    """The nominal side of images in pixels, and a note where ``sample_size`` does not plainly say it.
+
+    It is ``sample_size``, the longer one of two, or the next that f divides; without any it is ``_USUAL`` codes.
+    """
+    value = said.get("sample_size", 32)
+    sides: tuple[int, ...] = ()
+    if value not in (None, []):
+        sides = said.wholes("sample_size") if isinstance(value, list) else (said.whole("sample_size", 32),)
+    codes = math.ceil(max(sides) / factor) if sides else _USUAL
+    side = codes * factor
+    if set(sides) == {side} and codes >= _FEW:
+        return side, ()
+    told = f"images have {side}x{side} pixels, {codes}x{codes} codes, unless --image-size or a prior says otherwise"
+    return side, (f"{said.where}: sample_size = {shown(value)} is taken as nominal: {told}",)
 
 
 def _attended(said: Values, key: str, kinds: dict[str, bool], side: int, levels: int) -> tuple[int, ...]:

@@ -86,7 +86,13 @@ def read_hourglass(
         "config": config.name,
         **({"label_order": order} if sizes.labels else {}),
     }
-    return PriorHalf(prior.eval(), label_names(sizes.labels, names), schedule=_schedule(said), provenance=provenance)
+    return PriorHalf(
+        prior.eval(),
+        label_names(sizes.labels, names),
+        schedule=_schedule(said),
+        provenance=provenance,
+        notes=tensors.notes(dict(weights), _PARTS, path),
+    )
 
 
 def _sizes(weights: dict[str, Tensor], said: Settings) -> HourglassConfig:

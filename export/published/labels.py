@@ -7,6 +7,7 @@ class embedding are put into that order once, at import, and nothing behind it k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -37,6 +38,17 @@ def reorder(embedding: nn.Embedding, order: LabelOrder) -> None:
     embedding.weight[true_classes(len(rows), order)] = rows
 
 
+def check_labels(labels: Sequence[str], where: str) -> None:
+    """Refuses names that a bundle may not have.
+
+    Raises:
+        InputError: no text, an empty one, or one with a tab or the like in it; it and ``where`` are named.
+    """
+    for label in labels:
+        if not isinstance(label, str) or not label or not label.isprintable():
+            raise InputError(f"{where}: a label must be a text without tabs or the like, not {shown(label)}: rename it")
+
+
 def label_names(count: int, names: Path | None) -> tuple[str, ...] | None:
     """A name for each true class: the lines of a file, or else its number; None where there are no classes.
 
@@ -54,6 +66,7 @@ def label_names(count: int, names: Path | None) -> tuple[str, ...] | None:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the label names {names}: {error}") from error
     lines = [line for line in lines if line]
+    check_labels(lines, str(names))
     if len(lines) != count or len(set(lines)) != count:
         raise InputError(f"{names} has {len(set(lines))} different names, but the prior has {count} classes")
     return tuple(lines)

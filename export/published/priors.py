@@ -13,7 +13,12 @@ from sundae_rt.export.published.labels import LabelOrder
 
 
 def read_prior(
-    path: Path, config: Path, *, label_order: LabelOrder = "index", label_names: Path | None = None
+    path: Path,
+    config: Path,
+    *,
+    label_order: LabelOrder = "index",
+    label_names: Path | None = None,
+    weights: tensors.Weights | None = None,
 ) -> PriorHalf:
     """Reads a published prior.
 
@@ -23,11 +28,12 @@ def read_prior(
         config: the config beside it.
         label_order: how the run numbered its classes; ``string`` for the published ImageNet runs.
         label_names: a file with a name for each true class, one a line; without it a class is named by its number.
+        weights: the checkpoint's tensors, where they have been read.
 
     Raises:
         InputError: unreadable, of no known kind, or weights and config that contradict each other.
     """
-    weights = tensors.read(path)
+    weights = tensors.read(path) if weights is None else weights
     if holds_absorbing(weights):
         if label_order != "index" or label_names is not None:
             raise InputError(f"{path} is a prior without labels: leave out --label-order and --label-names")

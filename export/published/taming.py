@@ -25,7 +25,6 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
     "in_channels": (3,),
     "out_ch": (3,),
     "double_z": (False,),
-    "resamp_with_conv": (True,),
     "give_pre_end": (False,),
     "tanh_out": (False,),
     "use_linear_attn": (False,),
@@ -80,6 +79,7 @@ def _sizes(params: Values, gumbel: bool) -> VQGANConfig:
             codebook_size=params.whole("n_embed"),
             unit_norm=False,
             quantiser="gumbel" if gumbel else "nearest",
+            resampling_convolutions=networks.one_of("resamp_with_conv", (True, False), True),
         )
 
 

@@ -26,29 +26,36 @@ Model = TypeVar("Model", bound=nn.Module)
 _NAMED = 6  # names that a message lists
 
 
-def is_own(path: Path) -> bool:
-    """Whether a path is a checkpoint of this project, of whatever kind.
+def contents(path: Path) -> Mapping[str, Any]:
+    """What a file holds, ``.safetensors`` or PyTorch's: tensors, in whatever nests around them, and plain values.
 
-    Raises:
-        InputError: a file that cannot be read.
-    """
-    return not path.is_dir() and path.suffix != ".safetensors" and "kind" in checkpoint.read(path)
-
-
-def read(path: Path) -> Weights:
-    """All tensors of a file, ``.safetensors`` or PyTorch's, by their names, dots between the levels of nesting.
+    They are read with ``mmap``: see :func:`checkpoint.read`.
 
     Raises:
         InputError: missing, unreadable, or holding more than tensors and plain values.
     """
     if path.suffix != ".safetensors":
-        return dict(_flat(checkpoint.read(path), ""))
+        return checkpoint.read(path, mmap=True)
     try:
         return load_file(path)
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {one_line(error)}") from error
+
+
+def read(path: Path) -> Weights:
+    """All tensors of a file by their names, dots between the levels of nesting.
+
+    Raises:
+        InputError: missing, unreadable, or holding more than tensors and plain values.
+    """
+    return flat(contents(path))
+
+
+def flat(values: Mapping[Any, Any]) -> Weights:
+    """The tensors of a file's :func:`contents` by their names, dots between the levels of nesting."""
+    return dict(_flat(values, ""))
 
 
 def _flat(values: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Tensor]]:
@@ -67,17 +74,56 @@ def has(weights: Weights, parts: str) -> bool:
 def of_model(weights: Weights, parts: str, path: Path) -> Weights:
     """The weights of the one model whose parts these are, by their names without what stands before them.
 
-    Where an autoencoder lies beside others inside a bigger model, it is the one called ``first_stage_model``.
+    See :func:`prefix_of` for which model that is. Averages among its own weights (``model_ema.``) are left out.
 
     Raises:
         InputError: more than one such model; each prefix is named.
     """
-    found = _prefixes(weights, parts)
-    chosen = [prefix for prefix in found if prefix.endswith("first_stage_model.")] or found
+    prefix = prefix_of(weights, parts, path)
+    own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    return {name: tensor for name, tensor in own.items() if not is_average(name)}
+
+
+def prefix_of(weights: Weights, parts: str, path: Path) -> str:
+    """What stands before the names of the one model whose parts these are.
+
+    Where an autoencoder lies beside others inside a bigger model, it is the one called ``first_stage_model``. Averages
+    of a model (``ema`` beside ``net``, ``state_dict`` or ``model``) do not count, unless there is nothing else.
+
+    Raises:
+        InputError: more than one such model; each prefix is named.
+    """
+    chosen, _ = _chosen(weights, parts)
     if len(chosen) != 1:
         raise InputError(f"{path} holds {len(chosen)} such models, under {' and '.join(map(repr, chosen))}: keep one")
-    prefix = chosen[0]
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    return chosen[0]
+
+
+def notes(weights: Weights, parts: str, path: Path) -> tuple[str, ...]:
+    """A line that names the averages beside a model that :func:`of_model` found, if there are any."""
+    prefix, (_, averages) = prefix_of(weights, parts, path), _chosen(weights, parts)
+    among = {
+        prefix + name.partition(".")[0]
+        for name in (name.removeprefix(prefix) for name in weights if name.startswith(prefix))
+        if is_average(name)
+    }
+    ignored = sorted({average.rstrip(".") for average in averages} | among)
+    return (f"{path}: the averaged weights under {', '.join(ignored)} are ignored",) if ignored else ()
+
+
+def is_average(name: str) -> bool:
+    """Whether a name begins as those of averaged weights do: ``ema.``, ``model_ema.``, ``ema_model.``."""
+    return "ema" in name.partition(".")[0].lower().split("_")
+
+
+def _chosen(weights: Weights, parts: str) -> tuple[list[str], list[str]]:
+    """The prefixes of what may be the model, and of its averages."""
+    found = _prefixes(weights, parts)
+    averages = [prefix for prefix in found if any(map(is_average, prefix.split(".")))]
+    live = [prefix for prefix in found if prefix not in averages]
+    if not live:
+        live, averages = averages, []
+    return [prefix for prefix in live if prefix.endswith("first_stage_model.")] or live, averages
 
 
 def _prefixes(weights: Weights, parts: str) -> list[str]:
@@ -125,7 +171,8 @@ def filled(
             shape = [shape[0] // count, *shape[1:]]
         if list(weights[name].shape) != shape:
             raise InputError(f"{where}: {name} is {list(weights[name].shape)}, the config asks for {shape}")
-    filling = {own: [weights[part].float() for part in several] for own, several in parts.items()}
+    # Copies: what still lies in a mapped file changes when somebody writes to that file.
+    filling = {own: [weights[part].to(torch.float32, copy=True) for part in several] for own, several in parts.items()}
     model.load_state_dict(
         {own: torch.cat(several) if len(several) > 1 else several[0] for own, several in filling.items()}, assign=True
     )

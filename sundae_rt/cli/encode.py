@@ -11,7 +11,7 @@ from sundae_rt.cli.options import FILE
 @click.argument("folder", metavar="DIR", type=FILE)
 @click.option("--bundle", metavar="NAME|PATH", help="Encode with this bundle's encoder.")
 @click.option("--vqgan", type=FILE, metavar="FILE", help="Encode with this checkpoint of a VQ-GAN.")
-@click.option("--preset", metavar="P", help="Take pixels as codes, as this preset does (mnist, ...).")
+@click.option("--preset", metavar="P|FILE", help="Take pixels as codes, as this preset does (mnist, ...).")
 @click.option("--out", type=FILE, required=True, metavar="FILE", help="Data set to write, a .safetensors file.")
 @click.option(
     "--batch-size", type=click.IntRange(1), default=16, metavar="N", show_default=True, help="Images encoded at once."

@@ -44,7 +44,7 @@ def _size(text: str) -> tuple[int, int]:
     "(the published ImageNet runs).",
 )
 @click.option("--label-names", type=FILE, metavar="FILE", help="A name for each true class, one a line.  [its number]")
-@click.option("--preset", metavar="P", help="Export models of this preset's sizes, with --random-weights.")
+@click.option("--preset", metavar="P|FILE", help="Export models of this preset's sizes, with --random-weights.")
 @click.option("--random-weights", is_flag=True, help="Untrained, for benchmarks and trials; with --preset.")
 @click.option("--out", type=FILE, metavar="DIR", help="Bundle to write.  [the checkpoint's name with -bundle]")
 @click.option("--variants", default="fp32", metavar="A,B,...", show_default=True, help="Precisions to write.")

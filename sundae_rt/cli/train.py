@@ -20,10 +20,16 @@ def _training_options(name: str, help: str) -> Callable[[Command], Command]:
     added = (
         click.option(name, type=FILE, metavar=name[2:].upper(), help=help),
         click.option("--out", type=FILE, metavar="DIR", help="Folder for checkpoint, log and sample sheets."),
-        click.option("--preset", default="earth", metavar="P", show_default=True, help="Sizes and settings."),
+        click.option(
+            "--preset", metavar="P|FILE", help="Sizes and settings: a name that ships, or a .toml file.  [earth]"
+        ),
         click.option("--steps", type=click.IntRange(1), metavar="N", help="Training steps.  [the preset's]"),
-        click.option("--seed", type=click.IntRange(0), default=0, metavar="S", show_default=True, help="Seed."),
-        click.option("--resume", is_flag=True, help="Go on exactly where the training in --out stopped."),
+        click.option("--seed", type=click.IntRange(0, 2**64 - 1), metavar="S", help="Seed.  [0]"),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Go on exactly where the training in --out stopped; what is left out is as it began.",
+        ),
         click.option("--describe", "describes", is_flag=True, help="Print sizes and parameter count as JSON; stop."),
     )
 
@@ -38,34 +44,46 @@ def _training_options(name: str, help: str) -> Callable[[Command], Command]:
 @command.command("vqgan")
 @_training_options("--data", "Folder of images.")
 def vqgan(
-    data: Path | None, out: Path | None, preset: str, steps: int | None, seed: int, resume: bool, describes: bool
+    data: Path | None,
+    out: Path | None,
+    preset: str | None,
+    steps: int | None,
+    seed: int | None,
+    resume: bool,
+    describes: bool,
 ) -> None:
     """Train a VQ-GAN on a folder of images; writes OUT/vqgan.pt."""
     if describes:
         _describe("vqgan", preset)
         return
     data, out = _needed("--data", data), _needed("--out", out)
-    from sundae_rt.training import train_vqgan
+    from sundae_rt.training.vqgan.train import train
 
-    train_vqgan(data, out, preset=preset, steps=steps, resume=resume, seed=seed)
+    train(data, out, preset=preset, steps=steps, resume=resume, seed=seed)
 
 
 @command.command("prior")
 @_training_options("--codes", "Data set of codes, as `sundae-rt encode` writes it.")
 def prior(
-    codes: Path | None, out: Path | None, preset: str, steps: int | None, seed: int, resume: bool, describes: bool
+    codes: Path | None,
+    out: Path | None,
+    preset: str | None,
+    steps: int | None,
+    seed: int | None,
+    resume: bool,
+    describes: bool,
 ) -> None:
     """Train a prior on codes; writes OUT/prior.pt. The preset tells its family."""
     if describes:
         _describe("prior", preset)
         return
     codes, out = _needed("--codes", codes), _needed("--out", out)
-    from sundae_rt.training import train_prior
+    from sundae_rt.training.prior.train import train
 
-    train_prior(codes, out, preset=preset, steps=steps, resume=resume, seed=seed)
+    train(codes, out, preset=preset, steps=steps, resume=resume, seed=seed)
 
 
-def _describe(kind: str, preset: str) -> None:
+def _describe(kind: str, preset: str | None) -> None:
     from sundae_rt.training import describe
 
     click.echo(json.dumps(describe(kind, preset), indent=1))

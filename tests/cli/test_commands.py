@@ -281,16 +281,15 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Called]:
 
 
 def test_train_passes_its_options_on(run: Any, stand_in: Callable[..., Called]) -> None:
-    training = stand_in("sundae_rt.training", train_vqgan=None, train_prior=None)
+    vqgan = stand_in("sundae_rt.training.vqgan.train", train=None)
+    prior = stand_in("sundae_rt.training.prior.train", train=None)
     assert run("train", "vqgan", "--data", "crops", "--out", "a", "--preset", "toy", "--steps", 5, "--resume").code == 0
     assert run("train", "prior", "--codes", "c.safetensors", "--out", "b", "--seed", 3).code == 0
-    assert training.calls == [
-        ("train_vqgan", (Path("crops"), Path("a")), {"preset": "toy", "steps": 5, "resume": True, "seed": 0}),
-        (
-            "train_prior",
-            (Path("c.safetensors"), Path("b")),
-            {"preset": "earth", "steps": None, "resume": False, "seed": 3},
-        ),
+    assert vqgan.calls == [
+        ("train", (Path("crops"), Path("a")), {"preset": "toy", "steps": 5, "resume": True, "seed": None})
+    ]
+    assert prior.calls == [
+        ("train", (Path("c.safetensors"), Path("b")), {"preset": None, "steps": None, "resume": False, "seed": 3})
     ]
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from sundae_rt.errors import InputError  # noqa: E402
 from sundae_rt.export.published.vqgans import read_vqgan  # noqa: E402
+from sundae_rt.export.sources import Sources  # noqa: E402
 from sundae_rt.training.vqgan.model import VQGAN  # noqa: E402
 from vqgans import assert_same, random_vqgan  # noqa: E402
 
@@ -89,14 +90,14 @@ def write(folder: Path, weights: Any, config: Any) -> Path:
 def test_a_folder_of_any_shape_loads(shape: str, tmp_path: Path) -> None:
     model = random_vqgan(**SHAPES[shape])
     assert math.gcd(*model.config.multipliers) == 1
-    assert_same(read_vqgan(write(tmp_path, weights_of(model), config_of(model)), None)[0], model)
+    assert_same(read_vqgan(write(tmp_path, weights_of(model), config_of(model)), None).model, model)
 
 
 def test_codes_without_a_width_of_their_own_are_as_wide_as_the_latents(tmp_path: Path) -> None:
     model = random_vqgan(latent_channels=5)
     folder = write(tmp_path, weights_of(model), config_of(model))
     assert json.loads((folder / "config.json").read_text())["vq_embed_dim"] is None
-    assert_same(read_vqgan(folder, None)[0], model)
+    assert_same(read_vqgan(folder, None).model, model)
 
 
 def test_older_names_of_attention_load(tmp_path: Path) -> None:
@@ -107,7 +108,35 @@ def test_older_names_of_attention_load(tmp_path: Path) -> None:
         for new, old in older.items():
             name = name.replace(f".{new}.", f".{old}.")
         weights[name] = tensor
-    assert_same(read_vqgan(write(tmp_path, weights, config_of(model)), None)[0], model)
+    assert_same(read_vqgan(write(tmp_path, weights, config_of(model)), None).model, model)
+
+
+@pytest.mark.parametrize(
+    ("value", "side"),
+    [(31, 32), (None, 32), ([], 32), ([16, 16], 16), ([8, 24], 24), (2, 2), (16, 16), ("absent", 32)],
+)
+def test_a_sample_size_is_nominal(value: Any, side: int, tmp_path: Path) -> None:
+    model = random_vqgan(attention_resolutions=(8,))
+    config = config_of(model) | {"sample_size": value}
+    if value == "absent":
+        del config["sample_size"]
+    found = read_vqgan(write(tmp_path, weights_of(model), config), None)
+    assert found.model.config.image_size == side
+    assert_same(found.model, model)
+    if value in (16, [16, 16], "absent"):
+        assert not found.notes
+    else:
+        told = rf"config.json: sample_size = .* nominal: images have {side}x{side} pixels, .* unless --image-size"
+        assert re.search(told, found.notes[0])
+        assert Sources(None, found).notes == found.notes
+    assert Sources(None, found, (24, 40)).latent_grid == (12, 20)
+
+
+@pytest.mark.parametrize("value", [0, True, "32", [16, "16"]])
+def test_a_sample_size_that_is_no_size_is_refused(value: Any, tmp_path: Path) -> None:
+    model = random_vqgan()
+    with pytest.raises(InputError, match=r"config.json: sample_size must be a whole number from 1 to"):
+        read_vqgan(write(tmp_path, weights_of(model), config_of(model) | {"sample_size": value}), None)
 
 
 @pytest.mark.parametrize(

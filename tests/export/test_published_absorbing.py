@@ -254,6 +254,18 @@ def test_a_wrappers_prefix_does_not_matter(rename, tmp_path):
     assert all(torch.equal(tensor, plain[name]) for name, tensor in other.model.state_dict().items())
 
 
+@pytest.mark.parametrize("holder", ["model.", ""])
+def test_averages_beside_the_sampler_are_ignored_and_named(holder, tmp_path):
+    weights, said = published_weights(**SIZES), settings(**SAID)
+    plain = read_prior(*write(tmp_path, weights, said)).model.state_dict()
+    both = {f"ema.{name}": torch.zeros_like(tensor) for name, tensor in weights.items()}
+    both |= {f"{holder}{name}": tensor for name, tensor in weights.items()}
+    found = read_prior(*write(tmp_path, both, said))
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in found.model.state_dict().items())
+    (note,) = found.notes
+    assert note.endswith(": the averaged weights under ema._denoise_fn are ignored")
+
+
 def test_the_bare_transformer_and_a_nested_sampler_load_too(tmp_path):
     weights, said = published_weights(**SIZES), settings(**SAID)
     plain = read_prior(*write(tmp_path, weights, said)).model.state_dict()

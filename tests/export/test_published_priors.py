@@ -249,9 +249,20 @@ def test_a_grid_that_the_hourglass_does_not_divide_is_refused(tmp_path):
 
 
 def test_two_models_in_one_file_are_refused(tmp_path):
-    path, config = write(tmp_path, sizes(), change=weight("ema.token_emb.weight", torch.zeros(13, 24)))
-    with pytest.raises(InputError, match="2 such models"):
+    path, config = write(tmp_path, sizes(), change=weight("other.token_emb.weight", torch.zeros(13, 24)))
+    with pytest.raises(InputError, match=r"2 such models, under 'net\.' and 'net\.other\.'"):
         read_prior(path, config)
+
+
+@pytest.mark.parametrize("name", ["ema", "net_ema", "EMA"])
+def test_averages_beside_net_are_ignored_and_named(name, tmp_path):
+    path, config = write(tmp_path, sizes())
+    values = torch.load(path)
+    average = {name: torch.zeros_like(tensor) for name, tensor in values["net"].items()}
+    torch.save({name: average, **values}, path)
+    found = read_prior(path, config)
+    assert torch.equal(found.model.code_embedding.weight, values["net"]["token_emb.weight"])
+    assert found.notes == (f"{path}: the averaged weights under {name} are ignored",)
 
 
 def test_string_order_is_that_of_the_folders_of_a_published_run():
@@ -300,7 +311,9 @@ def test_the_command_line_maps_labels(tmp_path):
 def test_a_file_that_holds_more_than_tensors_is_refused_with_a_way_to_strip_it(tmp_path):
     path, config = write(tmp_path, sizes())
     torch.save({"net": torch.load(path)["net"], "cfg": object}, path)
-    with pytest.raises(InputError, match=r"more than tensors and plain values: object.*strip it: python -c"):
+    with pytest.raises(
+        InputError, match=r"more than tensors and plain values: builtins.object.*-m sundae_rt.training.strip"
+    ):
         read_prior(path, config)
 
 

@@ -41,7 +41,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("name", FILES)
 def test_pytorch_does_what_the_published_code_does(name: str) -> None:
-    model, provenance = read_vqgan(*paths(name))
+    half = read_vqgan(*paths(name))
+    model = half.model
     wanted = {key: torch.from_numpy(value) for key, value in reference.recorded(name).items()}
     side = model.config.latent_side
     images = to_model(wanted["images"], model.config.pixel_range)
@@ -52,7 +53,7 @@ def test_pytorch_does_what_the_published_code_does(name: str) -> None:
         torch.testing.assert_close(model.decode(codes), wanted["reconstructions"], rtol=0, atol=1e-4)
         decoded = model.decode(wanted["codes"].view(-1, side, side))
         torch.testing.assert_close(decoded, wanted["decoded"], rtol=0, atol=1e-4)
-    assert provenance["checkpoint"]
+    assert half.provenance["checkpoint"]
 
 
 def test_the_bundle_does_what_the_published_code_does(exported: tuple[str, Path]) -> None:
@@ -75,7 +76,7 @@ def test_the_bundle_does_what_the_published_code_does(exported: tuple[str, Path]
 def test_a_vqgan_alone_can_have_another_image_size_and_no_square_one(tmp_path: Path) -> None:
     file, _ = paths("diffusers-vq-tiny")
     bundle = export_checkpoint(vqgan=file, image_size=(16, 40), out=tmp_path / "bundle", say=lambda line: None)
-    model, _ = read_vqgan(file, None)
+    model = read_vqgan(file, None).model
     codes = np.random.default_rng(0).integers(0, 64, (2, 4, 10))
     with sundae_rt.load(bundle, threads=1) as runtime, torch.no_grad():
         assert (runtime.manifest.image_size, runtime.manifest.latent_grid) == ((16, 40), (4, 10))

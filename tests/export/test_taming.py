@@ -14,13 +14,14 @@ yaml = pytest.importorskip("yaml")
 
 from sundae_rt.errors import InputError  # noqa: E402
 from sundae_rt.export.published.vqgans import read_vqgan  # noqa: E402
-from sundae_rt.training.vqgan.model import VQGAN  # noqa: E402
+from sundae_rt.training.vqgan.model import VQGAN, to_model, to_pixels  # noqa: E402
 from vqgans import assert_same, random_vqgan  # noqa: E402
 
 SHAPES: dict[str, dict[str, Any]] = {
     "two channels a group": {"attention_resolutions": (8,)},
     "one level": {"multipliers": (2,), "residual_blocks": 2, "attention_resolutions": (16,)},
     "three levels": {"channels": 32, "multipliers": (1, 3, 2), "attention_resolutions": (16, 4), "latent_channels": 7},
+    "no resampling convolutions": {"multipliers": (1, 2, 2), "resampling_convolutions": False},
     "gumbel": {"quantiser": "gumbel", "latent_channels": 5, "attention_resolutions": (8,)},
 }
 
@@ -51,6 +52,8 @@ def params_of(model: VQGAN) -> dict[str, Any]:
             "num_res_blocks": sizes.residual_blocks,
             "attn_resolutions": list(sizes.attention_resolutions),
             "dropout": 0.0,
+            # The published default is left unsaid, as published configs do.
+            **({} if sizes.resampling_convolutions else {"resamp_with_conv": False}),
         },
         "lossconfig": {"target": "taming.modules.losses.DummyLoss"},
     }
@@ -64,7 +67,7 @@ def config_of(model: VQGAN) -> dict[str, Any]:
 def read(folder: Path, checkpoint: Any, config: Any) -> VQGAN:
     torch.save(checkpoint, folder / "model.ckpt")
     (folder / "model.yaml").write_text(yaml.safe_dump(config))
-    return read_vqgan(folder / "model.ckpt", folder / "model.yaml")[0]
+    return read_vqgan(folder / "model.ckpt", folder / "model.yaml").model
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -98,6 +101,31 @@ def test_the_first_stage_of_a_transformer_loads_though_its_condition_has_an_auto
     assert_same(read(tmp_path, {"state_dict": weights}, config), model)
 
 
+def averages_of(model: VQGAN) -> dict[str, Any]:
+    """The same weights as latent diffusion keeps their averages: under names without dots."""
+    own = {f"module.model_ema.{name.replace('.', '')}": tensor for name, tensor in model.named_parameters()}
+    return own | {"module.model_ema.decay": torch.tensor(0.9999), "module.model_ema.num_updates": torch.tensor(3)}
+
+
+def test_averages_beside_the_weights_or_among_them_are_ignored_and_named(tmp_path: Path) -> None:
+    model, other = random_vqgan(), random_vqgan(codebook_size=7)
+    beside = {"ema": weights_of(other), "state_dict": nested(model, "module.") | averages_of(model)}
+    torch.save(beside, tmp_path / "model.ckpt")
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(config_of(model)))
+    found = read_vqgan(tmp_path / "model.ckpt", tmp_path / "model.yaml")
+    assert_same(found.model, model)
+    (note,) = found.notes
+    assert note.endswith("model.ckpt: the averaged weights under ema, state_dict.module.model_ema are ignored")
+    assert_same(read(tmp_path, {"ema": weights_of(model), "step": 3}, config_of(model)), model)
+
+
+@pytest.mark.parametrize("other", ["best", "model"])
+def test_two_models_of_which_neither_is_an_average_are_refused(other: str, tmp_path: Path) -> None:
+    model = random_vqgan()
+    with pytest.raises(InputError, match=rf"holds 2 such models, under 'state_dict.' and '{other}.': keep one"):
+        read(tmp_path, {"state_dict": weights_of(model), other: weights_of(model)}, config_of(model))
+
+
 def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
     model = random_vqgan()
     found = read(tmp_path, {name: tensor.half() for name, tensor in weights_of(model).items()}, config_of(model))
@@ -126,7 +154,8 @@ def test_missing_and_unexpected_weights_are_named(tmp_path: Path) -> None:
         ("ch_mult", [], r"multipliers must be"),
         ("resolution", 15, r"image_size must be a multiple of f = 2, not 15"),
         ("double_z", True, r"double_z = True is not supported"),
-        ("resamp_with_conv", False, r"resamp_with_conv = False is not supported"),
+        ("resamp_with_conv", False, r"missing weights none; unexpected weights decoder\.up\.1\.upsample\.conv\.bias"),
+        ("resamp_with_conv", 0, r"model.yaml: model.params.ddconfig: resamp_with_conv = 0 is not supported"),
         ("in_channels", 1, r"in_channels = 1 is not supported"),
         ("remap", "used.npy", r"remap is not supported"),
     ],
@@ -140,6 +169,32 @@ def test_a_config_that_contradicts_the_weights_is_refused_naming_both(
     (params["ddconfig"] if key in params["ddconfig"] or key == "resamp_with_conv" else params)[key] = value
     with pytest.raises(InputError, match=told):
         read(tmp_path, weights_of(model), config)
+
+
+def test_weights_without_resampling_convolutions_need_a_config_that_says_so(tmp_path: Path) -> None:
+    model = random_vqgan(resampling_convolutions=False)
+    config = config_of(model)
+    del config["model"]["params"]["ddconfig"]["resamp_with_conv"]
+    told = r"missing weights decoder\.up\.1\.upsample\.conv\.bias, .* encoder\.down\.0\.downsample\.conv\.weight; unex"
+    with pytest.raises(InputError, match=told):
+        read(tmp_path, weights_of(model), config)
+
+
+def test_a_vqgan_without_resampling_convolutions_runs_from_a_bundle(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    import sundae_rt
+    from sundae_rt.export import export_checkpoint
+
+    model = random_vqgan(resampling_convolutions=False)
+    read(tmp_path, weights_of(model), config_of(model))
+    files = {"vqgan": tmp_path / "model.ckpt", "vqgan_config": tmp_path / "model.yaml"}
+    bundle = export_checkpoint(**files, out=tmp_path / "bundle", say=lambda line: None)
+    codes = torch.arange(2 * 64).view(2, 8, 8) % 19
+    with sundae_rt.load(bundle, threads=1) as runtime, torch.no_grad():
+        found, wanted = torch.from_numpy(runtime.decode(codes.numpy())), to_pixels(model.decode(codes))
+        assert (found.int() - wanted.int()).abs().max() <= 1
+        nearest = model.encode(to_model(found))
+        assert (torch.from_numpy(runtime.encode(found.numpy())) == nearest).float().mean() > 0.98
 
 
 @pytest.mark.parametrize(("target", "shape"), [("GumbelVQ", "one level"), ("VQModel", "gumbel")])
@@ -157,7 +212,7 @@ class Callback:
 
 def test_nothing_but_tensors_is_unpickled_and_the_message_says_how_to_strip(tmp_path: Path) -> None:
     model = random_vqgan()
-    with pytest.raises(InputError, match=r"Callback.*strip it: python -c .*weights_only=False.*state_dict"):
+    with pytest.raises(InputError, match=r"Callback.*runs nothing either: \S+ -m sundae_rt.training.strip \S+ \S+"):
         read(tmp_path, {"state_dict": weights_of(model), "callbacks": Callback()}, config_of(model))
 
 

@@ -83,7 +83,7 @@ def config_of(model: VQGAN) -> dict[str, Any]:
 def read(folder: Path, weights: Any, config: Any) -> VQGAN:
     torch.save(weights, folder / "model.th")
     (folder / "model.json").write_text(json.dumps(config))
-    return read_vqgan(folder / "model.th", folder / "model.json")[0]
+    return read_vqgan(folder / "model.th", folder / "model.json").model
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -15,6 +15,7 @@ from sundae_rt.export.sources import from_preset  # noqa: E402
 from sundae_rt.training import checkpoint, config, describe  # noqa: E402
 from sundae_rt.training.prior import train as prior_training  # noqa: E402
 from sundae_rt.training.prior.absorbing import AbsorbingConfig, AbsorbingLoss, AbsorbingPrior, sample  # noqa: E402
+from sundae_rt.training.prior.preset import read_config  # noqa: E402
 
 CONFIG = AbsorbingConfig(11, (4, 4), dim=24, heads=3, depth=2, labels=3, null_label=True)
 
@@ -148,11 +149,10 @@ def test_ffhq256_absorbing_has_the_published_sizes():
         ({"schedule": {"proportion": [1.0, 1.0]}}, r"prior\.schedule\]: unknown key 'proportion'"),
     ],
 )
-def test_what_a_family_does_not_know_is_refused_by_name(changes, words, monkeypatch):
-    values = config.read_preset("toy-absorbing", "prior") | changes
-    monkeypatch.setattr(config, "read_preset", lambda name, section: values)
+def test_what_a_family_does_not_know_is_refused_by_name(changes, words):
+    values = config.load_preset("toy-absorbing").section("prior") | changes
     with pytest.raises(InputError, match=words):
-        prior_training.read_config("toy-absorbing")
+        read_config(config.Preset("mine", {"prior": values}))
 
 
 # The chain: each stage is one command
@@ -195,14 +195,10 @@ def test_a_resumed_run_is_an_unbroken_one(codes, tmp_path, monkeypatch):
         prior_training.train(codes, tmp_path / folder, **preset, resume=resume, say=lambda line: None)
         return checkpoint.read(tmp_path / folder / "prior.resume.pt")
 
-    values = config.read_preset("toy-absorbing", "prior")
-    values["training"]["save_every"] = 2
-    read_preset, take_step = config.read_preset, prior_training.PriorTrainer.step
-    monkeypatch.setattr(
-        config,
-        "read_preset",
-        lambda name, section: dict(values) if section == "prior" else read_preset(name, section),
-    )
+    preset = config.load_preset("toy-absorbing")
+    preset.sections["prior"]["training"]["save_every"] = 2
+    take_step = prior_training.PriorTrainer.step
+    monkeypatch.setattr(config, "load_preset", lambda name: preset)
     unbroken = training("unbroken")
     with monkeypatch.context() as patch:
         patch.setattr(prior_training.PriorTrainer, "step", interrupted)
@@ -215,7 +211,7 @@ def test_a_resumed_run_is_an_unbroken_one(codes, tmp_path, monkeypatch):
 
 
 def test_a_training_of_another_family_is_not_resumed(prior, codes):
-    with pytest.raises(InputError, match="the training to resume is of another preset: missing weights"):
+    with pytest.raises(InputError, match="began with --preset toy-absorbing, not toy"):
         prior_training.train(codes, prior.parent, preset="toy", resume=True, say=lambda line: None)
 
 

@@ -1,13 +1,15 @@
 """Checkpoints are tensors and plain values; presets refuse typos."""
 
+import contextlib
 import dataclasses
+import zipfile
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from sundae_rt.errors import InputError  # noqa: E402
-from sundae_rt.training import checkpoint, config, describe  # noqa: E402
+from sundae_rt.training import checkpoint, config, describe, encoding  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,19 +20,90 @@ class Sizes:
     name: str | None = None
 
 
-def test_what_is_saved_is_read_again(tmp_path):
-    checkpoint.save(tmp_path / "a.pt", {"kind": "prior", "format_version": 1, "weights": {"w": torch.ones(2)}})
+PRIOR = {
+    "format_version": 1,
+    "kind": "prior",
+    "config": {},
+    "weights": {"w": torch.ones(2)},
+    "provenance": {},
+    "labels": None,
+    "label_weights": None,
+    "schedule": {},
+    "vqgan": {"file": "vqgan.pt", "codes_sha256": "0" * 64},
+}
+
+
+@contextlib.contextmanager
+def full_disk(limit=10_000):
+    """No file can grow beyond ``limit`` bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_what_is_saved_is_read_again(mmap, tmp_path):
+    checkpoint.save(tmp_path / "a.pt", PRIOR)
     assert torch.equal(checkpoint.load(tmp_path / "a.pt", "prior")["weights"]["w"], torch.ones(2))
+    assert torch.equal(checkpoint.read(tmp_path / "a.pt", mmap)["weights"]["w"], torch.ones(2))
 
 
-def test_a_file_that_would_run_code_is_refused(tmp_path):
-    class Harmful:
-        def __reduce__(self):
-            return (print, ("harm",))
+def test_a_file_of_an_older_form_is_read_too(tmp_path):
+    torch.save(PRIOR, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    assert checkpoint.load(tmp_path / "a.pt", "prior")["kind"] == "prior"
 
-    torch.save({"weights": Harmful()}, tmp_path / "harmful.pt")
-    with pytest.raises(InputError, match="holds more than tensors and plain values: print"):
-        checkpoint.read(tmp_path / "harmful.pt")
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_what_was_there(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", {"w": torch.ones(2)})
+    with full_disk(), pytest.raises(InputError, match=r"cannot write .*a\.pt: File too large"):
+        checkpoint.save(tmp_path / "a.pt", {"w": torch.ones(100_000)})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+    assert len(checkpoint.read(tmp_path / "a.pt")["w"]) == 2
+    codes = encoding.LatentDataset(torch.zeros(1_000, 8, 8, dtype=torch.int32), 5, None, None, None, "0" * 64)
+    with full_disk(), pytest.raises(InputError, match=r"cannot write .*codes\.safetensors: .*File too large"):
+        encoding.write(tmp_path / "codes.safetensors", codes)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def without(*names):
+    return {name: value for name, value in PRIOR.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        *((without(name), rf"a\.pt is no whole prior checkpoint: it lacks {name}$") for name in [*PRIOR][2:4]),
+        *((without(name), rf"it lacks {name}$") for name in [*PRIOR][5:]),
+        (PRIOR | {"vqgan": {"file": None}}, r"it lacks vqgan\.codes_sha256$"),
+        (PRIOR | {"vqgan": "vqgan.pt"}, r"a\.pt: vqgan must be a dict, not 'vqgan.pt'"),
+        (PRIOR | {"labels": "cat"}, r"a\.pt: labels must be a list or null, not 'cat'"),
+        (PRIOR | {"weights": {"w": 1}}, r"a\.pt: weights: w must be a tensor, not 1"),
+        (PRIOR | {"provenance": {"w": torch.ones(1)}}, r"a\.pt: provenance must be of what JSON has: .*Tensor"),
+    ],
+)
+def test_a_field_that_is_missing_or_of_the_wrong_type_is_named(values, words, tmp_path):
+    checkpoint.save(tmp_path / "a.pt", values)
+    with pytest.raises(InputError, match=words):
+        checkpoint.load(tmp_path / "a.pt", "prior")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (None, r"a\.pt is no whole vqgan checkpoint: it lacks config"),
+        ({"multipliers": ["a"]}, r"a\.pt: config: multipliers = \['a'\]"),
+        ({"image_size": 15}, r"a\.pt: image_size must be a multiple of f = 8, not 15"),
+    ],
+)
+def test_a_vqgan_that_its_config_does_not_make_is_refused_by_file_and_field(config, words, tmp_path):
+    values = {"kind": "vqgan", "format_version": 1, "weights": {}} | ({} if config is None else {"config": config})
+    checkpoint.save(tmp_path / "a.pt", values)
+    with pytest.raises(InputError, match=words):
+        encoding.load_vqgan(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
@@ -47,13 +120,45 @@ def test_other_kinds_and_newer_formats_are_refused(tmp_path, values, words):
         checkpoint.load(tmp_path / "a.pt", "prior")
 
 
-def test_missing_and_truncated_files_are_refused_by_name(tmp_path):
-    with pytest.raises(InputError, match=r"no checkpoint .*nowhere\.pt"):
-        checkpoint.read(tmp_path / "nowhere.pt")
-    checkpoint.save(tmp_path / "a.pt", {"weights": torch.ones(100)})
-    (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:200])
-    with pytest.raises(InputError, match=r"a\.pt"):
-        checkpoint.read(tmp_path / "a.pt")
+def cut(path):
+    torch.save({"weights": torch.ones(100)}, path)
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def old_and_cut(path):
+    torch.save({"weights": torch.ones(100)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def archive(path, *names):
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, "{}")
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: None, "there is no checkpoint {}$"),
+        (lambda path: path.mkdir(), "cannot read the checkpoint {}: Is a directory$"),
+        (lambda path: path.write_text("hello"), "{} is no checkpoint: torch.save wrote no such file$"),
+        (lambda path: path.write_bytes(b""), "{} is no checkpoint: torch.save wrote no such file$"),
+        (lambda path: archive(path, "manifest.json"), "{} is no checkpoint: torch.save wrote no such file$"),
+        (cut, r"the checkpoint {} is damaged or cut short \(File is not a zip file\)$"),
+        (old_and_cut, "cannot read the checkpoint {}: unexpected EOF"),
+        (lambda path: torch.save(torch.ones(3), path), "{} is no checkpoint: it holds a Tensor, not a dict$"),
+        (
+            lambda path: archive(path, "a/data.pkl", "a/constants.pkl"),
+            "{} is a TorchScript archive, which is a program",
+        ),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_in_a_line_of_our_own(write, words, tmp_path):
+    path = tmp_path / "a.png"
+    write(path)
+    with pytest.raises(InputError, match=words.format(r"\S*a\.png")) as told:
+        checkpoint.read(path)
+    assert "weights_only" not in str(told.value)
 
 
 def test_weights_that_do_not_fit_are_named():
@@ -99,7 +204,7 @@ def test_typos_and_wrong_types_are_refused_by_name(values, words):
         (kind, preset)
         for preset in config.preset_names()
         for kind in ("vqgan", "prior")
-        if kind in config.sections(preset)
+        if kind in config.load_preset(preset).sections
     ],
 )
 def test_every_preset_describes_itself(preset, kind):

@@ -7,7 +7,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from sundae_rt.errors import InputError  # noqa: E402
-from sundae_rt.training.data import ImageFolder, StepSampler  # noqa: E402
+from sundae_rt.training.data import ImageFolder, StepSampler, batches  # noqa: E402
 
 
 def picture(path, size=(8, 8), value=0):
@@ -59,6 +59,66 @@ def test_a_missing_folder_and_a_broken_image_are_refused_by_name(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"broken\.png"):
         ImageFolder(tmp_path, 8)[0]
+
+
+def test_pictures_are_read_by_the_rules_of_inpaint(tmp_path):
+    upright = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # to be turned clockwise
+    upright.rotate(90).save(tmp_path / "a.png", exif=orientation)
+    upright.convert("RGBA").save(tmp_path / "b.png")
+    images = ImageFolder(tmp_path, 8)
+    assert np.array_equal(images[0].numpy(), np.asarray(upright))
+    assert np.array_equal(images[1].numpy(), np.asarray(upright))
+
+
+def deep(path):
+    Image.fromarray(np.full((8, 8), 300, np.uint16)).save(path)
+
+
+def printed(path):
+    Image.new("CMYK", (8, 8)).save(path, "JPEG")
+
+
+def damaged(path):
+    picture(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8] + b"\xff\xff\xff\xff" + whole[12:])  # the length of its first chunk
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (deep, "a picture of more than 8 bits a channel, which is not read"),
+        (printed, "a picture in CMYK, which is not read"),
+        (damaged, r"cannot read .*a\.png|is no image"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_of_other_kinds_are_refused_in_one_line_that_names_the_file(make, words, workers, tmp_path):
+    make(tmp_path / "a.png")
+    with pytest.raises(InputError, match=words) as refused:
+        list(batches(ImageFolder(tmp_path, 8), StepSampler(1, 1, 0, 1, seed=0, turns=False), workers))
+    assert str(refused.value).startswith((str(tmp_path / "a.png"), "cannot read"))
+    assert str(tmp_path / "a.png") in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_folder_with_the_name_of_a_picture_is_a_folder(tmp_path):
+    picture(tmp_path / "c.png" / "a.png")
+    (tmp_path / "c.png" / "empty.jpg").mkdir()
+    images = ImageFolder(tmp_path, 8)
+    assert ([file.name for file in images.files], images.labels) == (["a.png"], ["c.png"])
+
+
+def test_the_fingerprint_knows_names_and_lengths_but_not_the_place(tmp_path):
+    for folder in ("here", "there"):
+        picture(tmp_path / folder / "a.png")
+        picture(tmp_path / folder / "b.png")
+    here, there = (ImageFolder(tmp_path / folder, 8).fingerprint() for folder in ("here", "there"))
+    assert here == there
+    (tmp_path / "there" / "b.png").rename(tmp_path / "there" / "c.png")
+    picture(tmp_path / "here" / "b.png", size=(64, 64))
+    assert len({here, *(ImageFolder(tmp_path / folder, 8).fingerprint() for folder in ("here", "there"))}) == 3
 
 
 def test_batches_are_the_same_wherever_a_run_starts():

@@ -39,17 +39,12 @@ def write_idx(folder, packed=False):
 def small(monkeypatch):
     """The preset `mnist`, small enough to train here."""
 
-    def read(name):
-        assert name == "mnist"
-        values = read_whole(name)
-        values["pixels"]["image_size"] = SIDE
-        values["prior"] |= {"latent_grid": [SIDE, SIDE], "depth": [1, 1, 1], "dims": [16], "heads": [1]}
-        values["prior"]["training"] |= {"steps": 2, "save_every": 2}
-        values["prior"]["schedule"] |= {"steps": 3, "min_steps": 3}
-        return values
-
-    read_whole = config._read
-    monkeypatch.setattr(config, "_read", read)
+    preset = config.load_preset("mnist")
+    preset.sections["pixels"]["image_size"] = SIDE
+    preset.sections["prior"] |= {"latent_grid": [SIDE, SIDE], "depth": [1, 1, 1], "dims": [16], "heads": [1]}
+    preset.sections["prior"]["training"] |= {"steps": 2, "save_every": 2}
+    preset.sections["prior"]["schedule"] |= {"steps": 3, "min_steps": 3}
+    monkeypatch.setattr(config, "load_preset", {"mnist": preset}.__getitem__)
 
 
 def test_every_grey_level_comes_back():

@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
 from sundae_rt.cli import run  # noqa: E402
 from sundae_rt.errors import InputError  # noqa: E402
-from sundae_rt.training import config, describe  # noqa: E402
+from sundae_rt.training import config, describe, encoding  # noqa: E402
 
 # dim, heads, depth, codes, side of the grid, labels, unroll steps, batch, steps, temperature, proportion, parameters
 PAPER = {
@@ -83,3 +84,95 @@ def test_a_section_that_a_preset_lacks_is_named():
         describe("vqgan", "mnist")
     with pytest.raises(InputError, match=r"'vqgan256' has no \[prior\] section"):
         describe("prior", "vqgan256")
+
+
+# Presets of one's own
+
+
+OWN = """
+extends = "toy"
+[about]
+data = "my photographs"
+[vqgan.training]
+perceptual = "vgg16.pth"
+discriminator_start = false
+[prior]
+dims = [32, 64]
+"""
+
+
+def test_a_file_of_ones_own_is_a_preset_wherever_one_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(OWN)
+    (tmp_path / "sizes").mkdir()
+    (tmp_path / "sizes" / "mine").write_text(OWN)
+    for path, name in (("mine.toml", "mine.toml"), ("sizes/mine", "mine"), (str(tmp_path / "mine.toml"), "mine.toml")):
+        assert run(["train", "vqgan", "--preset", path, "--describe"]) == 0
+        described = json.loads(capsys.readouterr().out)
+        assert described["preset"] == name
+        training = described["training"]
+        assert (training["perceptual"], training["discriminator_start"]) == ("vgg16.pth", None)
+        assert training["steps"] == describe("vqgan", "toy")["training"]["steps"]
+    assert describe("prior", "mine.toml")["config"]["dims"] == (32, 64)
+    assert config.load_preset("mine.toml").about == {"data": "my photographs"}
+
+
+def test_what_a_preset_says_of_its_data_is_not_taken_over(tmp_path):
+    (tmp_path / "mine.toml").write_text('extends = "earth"')
+    assert config.load_preset("earth").about
+    assert config.load_preset(str(tmp_path / "mine.toml")).about == {}
+
+
+def test_a_preset_of_ones_own_encodes(tmp_path, capsys):
+    (tmp_path / "grey.toml").write_text("[pixels]\nimage_size = 4")
+    Image.new("L", (4, 4), 7).save(tmp_path / "a.png")
+    codes = tmp_path / "codes.safetensors"
+    assert run(["encode", str(tmp_path), "--preset", str(tmp_path / "grey.toml"), "--out", str(codes)]) == 0
+    assert encoding.read(codes).codes.tolist() == [[[7] * 4] * 4]
+
+
+def test_a_preset_of_ones_own_is_exported_under_its_files_name(tmp_path):
+    pytest.importorskip("onnxscript")
+    from sundae_rt.export.sources import from_preset
+
+    (tmp_path / "mine.toml").write_text(OWN)
+    sources = from_preset(str(tmp_path / "mine.toml"))
+    assert sources.prior.model.config.dims == (32, 64)
+    assert sources.provenance["prior"]["preset"] == sources.provenance["vqgan"]["preset"] == "mine.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, r"cannot read the preset .*mine\.toml: No such file"),
+        ("[vqgan", r"the preset .*mine\.toml is no toml file"),
+        (b"\xff", r"the preset .*mine\.toml is no toml file"),
+        ('extends = "erth"', r"mine\.toml' extends 'erth', which does not ship: .*earth"),
+        ("extends = [1]", r"extends \[1\], which does not ship"),
+        ("[vqgn]", r"'vqgn' is no section; known are about, vqgan, pixels, prior"),
+        ("vqgan = 3", "'vqgan' is no section"),
+        ("[about]\ndata = 3", r"\[about\]: data = 3 is no text"),
+        ("[pixels]\nimage_size = 4", r"preset 'mine\.toml' has no \[vqgan\] section"),
+        ("[vqgan]\nimage_sise = 4", r"preset 'mine\.toml' \[vqgan\]: unknown key 'image_sise'"),
+        ("[vqgan]\ntraining = 3", r"\[vqgan.training\] must be a table, not 3"),
+        ('[vqgan]\nmultipliers = [1, "2"]', r"multipliers = \[1, '2'\] is not a tuple\[int, ...\]"),
+        ("[vqgan]\npixel_range = [1]", r"pixel_range = \[1\] is not a tuple\[float, float\]"),
+        ("[vqgan.training]\nperceptual = true", "perceptual = True is not a str"),
+        ("[vqgan.training]\nsteps = false", "steps = False is not a"),
+        ("[vqgan.training]\nsave_every = 0", "save_every is 0: it must be at least 1"),
+        ("[vqgan.training]\nworkers = -1", "workers is -1: it must be at least 0"),
+    ],
+)
+def test_a_file_that_is_no_preset_is_refused_in_one_line(text, told, tmp_path):
+    if text is not None:
+        (tmp_path / "mine.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=told) as refused:
+        describe("vqgan", str(tmp_path / "mine.toml"))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("batch_size", 0), ("unroll_steps", 0), ("steps", 0)])
+def test_a_training_of_nothing_is_refused(key, value, tmp_path):
+    (tmp_path / "mine.toml").write_text(f'extends = "toy"\n[prior.training]\n{key} = {value}')
+    with pytest.raises(InputError, match=f"{key} is {value}: it must be at least 1"):
+        describe("prior", str(tmp_path / "mine.toml"))

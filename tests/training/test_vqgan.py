@@ -1,10 +1,15 @@
 """The VQ-GAN: names and padding as published, a quantiser that finds the nearest code, a codebook that lives."""
 
+import dataclasses
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from sundae_rt.errors import InputError  # noqa: E402
+from sundae_rt.training import checkpoint  # noqa: E402
+from sundae_rt.training.encoding import load_vqgan  # noqa: E402
+from sundae_rt.training.vqgan.layers import Downsample, Upsample  # noqa: E402
 from sundae_rt.training.vqgan.losses import PatchDiscriminator, adaptive_weight, hinge_loss  # noqa: E402
 from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model, to_pixels  # noqa: E402
 from sundae_rt.training.vqgan.quantiser import (  # noqa: E402
@@ -55,6 +60,45 @@ def test_options_of_published_models_change_names_only_where_they_must():
     assert {name.rsplit(".", 2)[0] for name in other - plain} == {"decoder.up.2.attn.0"}
     gumbel = VQGAN(toy(quantiser="gumbel", unit_norm=False))
     assert {"quantize.proj.weight", "quantize.embedding.weight"} <= set(gumbel.state_dict())
+
+
+def test_sides_are_halved_and_doubled_without_convolutions_where_a_published_model_has_none():
+    x = torch.arange(48.0).view(1, 2, 4, 6)
+    down, up = Downsample(2, convolution=False), Upsample(2, convolution=False)
+    assert not [*down.parameters(), *up.parameters()]
+    assert torch.equal(down(x)[0, 0], torch.tensor([[3.5, 5.5, 7.5], [15.5, 17.5, 19.5]]))
+    assert torch.equal(up(x), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+@torch.no_grad()
+def test_a_model_without_resampling_convolutions_is_one_whose_convolutions_average_and_copy():
+    plain = VQGAN(toy(multipliers=(1, 2, 2), resampling_convolutions=False)).eval()
+    other = VQGAN(toy(multipliers=(1, 2, 2))).eval()
+    other.load_state_dict(plain.state_dict(), strict=False)
+    resampling = {name: tensor for name, tensor in other.named_parameters() if "sample.conv" in name}
+    assert resampling.keys() == other.state_dict().keys() - plain.state_dict().keys()
+    for name, tensor in resampling.items():
+        tensor.zero_()
+        if name.endswith("weight"):
+            diagonal = tensor.diagonal().permute(2, 0, 1)  # what each channel hands to itself
+            if "downsample" in name:
+                diagonal[:, :2, :2] = 0.25
+            else:
+                diagonal[:, 1, 1] = 1
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    latents, codes = plain.encoder(images), torch.arange(32).view(2, 4, 4) % 10
+    assert latents.shape == (2, 4, 4, 4)
+    torch.testing.assert_close(other.encoder(images), latents)
+    torch.testing.assert_close(other.decode(codes), plain.decode(codes))
+
+
+def test_a_checkpoint_from_before_an_option_loads_with_its_default(tmp_path):
+    model = VQGAN(toy())
+    earlier = dataclasses.asdict(model.config)
+    del earlier["resampling_convolutions"]
+    values = {"format_version": 1, "kind": "vqgan", "config": earlier, "weights": model.state_dict()}
+    checkpoint.save(tmp_path / "vqgan.pt", values)
+    assert load_vqgan(tmp_path / "vqgan.pt").config == model.config
 
 
 def test_a_gumbel_quantiser_takes_the_largest_logit():

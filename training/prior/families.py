@@ -37,6 +37,9 @@ class PriorTraining:
     label_dropout: float = 0.0
     save_every: int = 1_000
 
+    def __post_init__(self) -> None:
+        config.at_least(1, self, "steps", "batch_size", "save_every")
+
 
 @dataclass(frozen=True, slots=True)
 class SundaeTraining(PriorTraining):
@@ -44,6 +47,10 @@ class SundaeTraining(PriorTraining):
 
     unroll_steps: int = 2
     unroll_start: int = 0
+
+    def __post_init__(self) -> None:
+        PriorTraining.__post_init__(self)
+        config.at_least(1, self, "unroll_steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +60,8 @@ class AbsorbingTraining(PriorTraining):
     time_steps: int = 256
 
     def __post_init__(self) -> None:
-        if self.time_steps < 1:
-            raise InputError(f"time_steps is {self.time_steps}: it must be at least 1")
+        PriorTraining.__post_init__(self)
+        config.at_least(1, self, "time_steps")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,65 +5,22 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sundae_rt.errors import InputError
-from sundae_rt.training import checkpoint, config, encoding, loop
+from sundae_rt.files import replacing
+from sundae_rt.training import checkpoint, encoding, loop, resuming, sheets
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
-from sundae_rt.training.prior.families import FAMILIES, PriorTraining, family_name
+from sundae_rt.training.prior.families import FAMILIES
+from sundae_rt.training.prior.preset import PriorPreset, read_config
 from sundae_rt.training.vqgan.model import VQGAN, to_pixels
-
-
-@dataclass(frozen=True, slots=True)
-class PriorPreset:
-    """A preset's ``[prior]`` section, read and checked; its parts are what the family asks for."""
-
-    sizes: Any
-    training: PriorTraining
-    schedule: Any
-    family: str = "sundae"
-
-
-def read_config(preset: str, dataset: encoding.LatentDataset | None = None) -> PriorPreset:
-    """Sizes, training and default schedule of a shipped preset.
-
-    With a dataset, its vocabulary and latent grid must be the preset's; the number of labels is the dataset's, and a
-    preset's null label and label dropout hold only where there are labels.
-
-    Raises:
-        InputError: the two differ; both sides are named.
-    """
-    values = config.read_preset(preset, "prior")
-    where = f"preset {preset!r} [prior]"
-    named = family_name(values, where)
-    family = FAMILIES[named]
-    values.pop("family", None)
-    training = config.build(family.training, values.pop("training", {}), f"{where[:-1]}.training]")
-    schedule = config.build(family.schedule, values.pop("schedule", {}), f"{where[:-1]}.schedule]")
-    if dataset is not None:
-        values["labels"] = len(dataset.labels or ())
-    if not values.get("labels"):
-        values["null_label"] = False
-    sizes = config.build(family.config, values, where)
-    if dataset is not None:
-        for name, wanted, found in (
-            ("vocabulary", sizes.vocabulary, dataset.vocabulary),
-            ("latent_grid", sizes.latent_grid, tuple(dataset.codes.shape[1:])),
-        ):
-            if wanted != found:
-                raise InputError(f"{where} has {name} {wanted}, the codes have {found}")
-    if training.label_dropout and sizes.labels and not sizes.null_label:
-        raise InputError(f"{where}: label_dropout needs null_label = true")
-    return PriorPreset(sizes, training, schedule, named)
 
 
 class _Grids(Dataset[dict[str, Tensor]]):
@@ -127,7 +84,7 @@ class PriorTrainer:
         Raises:
             InputError: the state of a prior of other sizes, or of another family.
         """
-        checkpoint.load_weights(self.prior, state["prior"], "the training to resume is of another preset")
+        resuming.load_weights(self.prior, state["prior"])
         self.optimiser.load_state_dict(state["optimiser"])
         for name, tensor in state["average"].items():
             self.ema.average[name].copy_(tensor)
@@ -138,41 +95,50 @@ def train(
     codes: Path,
     out: Path,
     *,
-    preset: str,
+    preset: str | None = None,
     steps: int | None = None,
     resume: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Trains on a file of codes and writes ``prior.pt``, a log and sample sheets into ``out``.
 
-    The VQ-GAN that made the codes is copied beside the prior, so that export finds it there. ``steps`` replaces the
-    preset's number of steps, over which the learning rate anneals. ``resume`` goes on from ``out``'s checkpoint
-    exactly.
+    The VQ-GAN that made the codes is copied beside the prior, so that export finds it there. ``preset`` is a name that
+    ships (``earth`` where none is given) or the path of a toml file. ``steps`` replaces the preset's number of steps,
+    over which the learning rate anneals. ``resume`` goes on from ``out``'s checkpoint exactly; see
+    :mod:`~sundae_rt.training.resuming`.
 
     Raises:
-        InputError: bad codes, a preset of other sizes, or nothing to resume from.
+        InputError: bad codes, a preset of other sizes, nothing to resume from, or other codes or settings than those
+            with which the run to resume began.
     """
+    path = out / "prior.pt"
+    start = resuming.start(path, "prior", preset=preset, seed=seed, steps=steps, resume=resume)
     dataset = encoding.read(codes)
-    wanted = read_config(preset, dataset)
-    if steps is not None:
-        wanted = dataclasses.replace(wanted, training=dataclasses.replace(wanted.training, steps=steps))
-    how, path = wanted.training, out / "prior.pt"
-    run = loop.Run(path, how.steps, how.batch_size, how.save_every, seed, resume)
+    wanted = read_config(start.preset, dataset)
+    if start.steps is not None:
+        wanted = dataclasses.replace(wanted, training=dataclasses.replace(wanted.training, steps=start.steps))
+    how, count = wanted.training, len(dataset.codes)
+    record = start.record(how.steps, count, _fingerprint(dataset))
+    run = loop.Run(start, record, how.steps, how.batch_size, how.save_every)
     accelerator = loop.begin(run)
     vqgan = _vqgan_beside(codes, out, dataset) if accelerator.is_main_process else None
     trainer = PriorTrainer(wanted, accelerator)
 
     def save(step: int) -> None:
-        provenance = {**config.about(preset), "preset": preset, "images": len(dataset.codes)}
-        _save(path, trainer, dataset, provenance | {"steps": step, "seed": seed})
+        provenance = {**start.preset.about, "preset": start.preset.name, "images": count}
+        _save(path, trainer, dataset, provenance | {"steps": step, "seed": start.seed})
         if vqgan is not None:
             _sheet(out / "prior-samples.png", trainer, vqgan)
 
-    loop.train(run, trainer, _Grids(dataset), save)
-    if trainer.accelerator.is_main_process:
-        say(f"wrote {path}")
+    loop.train(run, trainer, _Grids(dataset), save, say)
     return path
+
+
+def _fingerprint(dataset: encoding.LatentDataset) -> str:
+    """A hash of codes and labels, the same for the same ones."""
+    tensors = {"codes": dataset.codes, "labels": dataset.label_ids}
+    return checkpoint.tensor_hash({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
 def _vqgan_beside(codes: Path, out: Path, dataset: encoding.LatentDataset) -> VQGAN | GreyPixels | None:
@@ -183,7 +149,8 @@ def _vqgan_beside(codes: Path, out: Path, dataset: encoding.LatentDataset) -> VQ
     if not beside.exists() and dataset.vqgan_file is not None:
         source = codes.parent / dataset.vqgan_file
         if source.exists():
-            shutil.copyfile(source, beside)
+            with replacing(beside) as temporary:
+                shutil.copyfile(source, temporary)
     if not beside.exists():
         return None
     vqgan = encoding.load_vqgan(beside)
@@ -222,5 +189,4 @@ def _sheet(path: Path, trainer: PriorTrainer, vqgan: VQGAN | GreyPixels, count: 
     labels = torch.arange(count) % sizes.labels if sizes.labels else None
     grids = family.sample(prior, labels, count, min(schedule.steps, 20), schedule)
     pictures = to_pixels(vqgan.decode(grids))
-    rows = [torch.cat(tuple(row), 1) for row in pictures.split((count + 1) // 2)]
-    Image.fromarray(torch.cat(rows, 0).numpy()).save(path)
+    sheets.write(path, pictures, columns=count // 2)

@@ -53,27 +53,32 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves both sides by a strided 3 x 3 convolution that pads right and bottom only."""
+    """Halves both sides by a strided 3 x 3 convolution that pads right and bottom only, or without one by averaging."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, convolution: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        if convolution:
+            self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Float ``[B, C, H, W]`` to ``[B, C, H/2, W/2]``."""
-        return self.conv(functional.pad(x, (0, 1, 0, 1)))
+        if hasattr(self, "conv"):
+            return self.conv(functional.pad(x, (0, 1, 0, 1)))
+        return functional.avg_pool2d(x, 2)
 
 
 class Upsample(nn.Module):
-    """Doubles both sides by repeating pixels, then smooths with a 3 x 3 convolution."""
+    """Doubles both sides by repeating pixels, then smooths with a 3 x 3 convolution unless it is left out."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, convolution: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        if convolution:
+            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Float ``[B, C, H, W]`` to ``[B, C, 2H, 2W]``."""
-        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+        x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.conv(x) if hasattr(self, "conv") else x
 
 
 class Level(nn.Module):

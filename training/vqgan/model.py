@@ -34,7 +34,8 @@ class VQGANConfig:
     ``decoder_attention_resolutions``: where the decoder attends; null is where the encoder does. ``stem_multiplier``:
     width of the encoder's first convolution. ``middle_attention``: attention between the two middle blocks.
     ``final_activation``: the activation before the last convolutions. ``quant_conv``: 1 x 1 convolutions before and
-    after the quantiser. ``pixel_range``: black and white to the model.
+    after the quantiser. ``resampling_convolutions``: sides are halved and doubled by convolutions; without them by
+    averaging and repeating alone. ``pixel_range``: black and white to the model.
 
     Raises:
         InputError: sizes that make no model; the value is named.
@@ -59,6 +60,7 @@ class VQGANConfig:
     middle_attention: bool = True
     final_activation: bool = True
     quant_conv: bool = True
+    resampling_convolutions: bool = True
     pixel_range: PixelRange = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -123,7 +125,7 @@ class Encoder(nn.Module):
             level = Level(width, config.channels * multiplier, config.residual_blocks, attention, groups, dropout)
             width = config.channels * multiplier
             if index < len(config.multipliers) - 1:
-                level.downsample = Downsample(width)
+                level.downsample = Downsample(width, config.resampling_convolutions)
                 resolution //= 2
             self.down.append(level)
         self.mid = Middle(width, groups, dropout, config.middle_attention)
@@ -166,7 +168,7 @@ class Decoder(nn.Module):
                 level.texture = Texture(width, resolution)
             width = channels_out
             if index > 0:
-                level.upsample = Upsample(width)
+                level.upsample = Upsample(width, config.resampling_convolutions)
                 resolution *= 2
             levels.insert(0, level)
         # As published, up.0 is the finest level and runs last.

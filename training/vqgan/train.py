@@ -4,79 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from sundae_rt.errors import InputError
-from sundae_rt.training import checkpoint, config, loop
+from sundae_rt.training import checkpoint, loop, resuming, sheets
 from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import PerceptualLoss
 from sundae_rt.training.vqgan.layers import Texture
 from sundae_rt.training.vqgan.losses import PatchDiscriminator, adaptive_weight, hinge_loss
 from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model, to_pixels
+from sundae_rt.training.vqgan.preset import VQGANTraining, read_config
 from sundae_rt.training.vqgan.quantiser import CodebookFollower, Quantised, perplexity
-
-
-@dataclass(frozen=True, slots=True)
-class VQGANTraining:
-    """How a VQ-GAN is trained.
-
-    Until ``quantiser_start`` the decoder sees unquantised latents while the codebook already follows them: a codebook
-    that must catch an untrained encoder collapses to a few codes. ``discriminator_start`` is the step at which the
-    adversary joins; null trains a plain VQ-VAE. With ``freeze_codes`` encoder and codebook stay as they are from that
-    step on, so that a prior can be trained on their codes while the decoder learns texture. Over the first
-    ``adversarial_warmup`` of those steps the adversary's weight rises from nothing: the adaptive weight would blow a
-    discriminator that knows nothing yet up to full strength. From there on the model learns at the peak rate
-    ``texture_learning_rate`` and the discriminator at ``adversarial_learning_rate``. ``codebook_decay`` null trains the
-    codebook by gradient instead of as a moving average. ``perceptual`` names the feature network (see
-    :class:`~sundae_rt.training.features.PerceptualLoss`) or is null.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    anneal: bool = True
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.999
-    augment: bool = True
-    pixel_weight: float = 1.0
-    perceptual: str | None = "efficientnet-lite0"
-    perceptual_linear: str | None = None
-    perceptual_weight: float = 1.0
-    quantiser_start: int = 0
-    codebook_decay: float | None = 0.99
-    codebook_weight: float = 1.0
-    commitment_weight: float = 0.25
-    discriminator_start: int | None = None
-    freeze_codes: bool = False
-    adversarial_weight: float = 0.8
-    adversarial_warmup: int = 0
-    adversarial_learning_rate: float = 4e-4
-    texture_learning_rate: float = 2e-4
-    discriminator_channels: int = 64
-    discriminator_layers: int = 3
-    discriminator_high_pass: bool = False
-    save_every: int = 500
-    workers: int = 0
-
-
-def read_config(preset: str) -> tuple[VQGANConfig, VQGANTraining]:
-    """Sizes and training of a shipped preset."""
-    values = config.read_preset(preset, "vqgan")
-    training = values.pop("training", {})
-    return (
-        config.build(VQGANConfig, values, f"preset {preset!r} [vqgan]"),
-        config.build(VQGANTraining, training, f"preset {preset!r} [vqgan.training]"),
-    )
 
 
 class VQGANTrainer:
@@ -212,12 +157,15 @@ class VQGANTrainer:
         }
 
     def restore(self, state: dict[str, Any]) -> int:
-        """Takes up a :meth:`state`; returns its step."""
-        self.model.load_state_dict(state["model"])
-        self.discriminator.load_state_dict(state["discriminator"])
+        """Takes up a :meth:`state`; returns its step.
+
+        Raises:
+            InputError: the state of a VQ-GAN or a discriminator of other sizes.
+        """
+        for name in ("model", "discriminator", "follower"):
+            resuming.load_weights(getattr(self, name), state[name])
         self.optimiser.load_state_dict(state["optimiser"])
         self.adversary_optimiser.load_state_dict(state["adversary_optimiser"])
-        self.follower.load_state_dict(state["follower"])
         for name, tensor in state["average"].items():
             self.ema.average[name].copy_(tensor)
         self.usage.copy_(state["usage"])
@@ -228,36 +176,38 @@ def train(
     data: Path,
     out: Path,
     *,
-    preset: str,
+    preset: str | None = None,
     steps: int | None = None,
     resume: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Trains on a folder of images and writes ``vqgan.pt``, a log and sample sheets into ``out``.
 
-    ``steps`` ends the run sooner or later than the preset says, without moving the preset's phases. ``resume`` goes on
-    from ``out``'s checkpoint exactly: the same losses as a run that was never stopped.
+    ``preset`` is a name that ships (``earth`` where none is given) or the path of a toml file. ``steps`` ends the run
+    sooner or later than the preset says, without moving the preset's phases. ``resume`` goes on from ``out``'s
+    checkpoint exactly, with the same losses as a run that was never stopped; see :mod:`~sundae_rt.training.resuming`.
 
     Raises:
-        InputError: bad data, an unknown preset, or nothing to resume from.
+        InputError: bad data, an unknown preset, nothing to resume from, or other data or settings than those with
+            which the run to resume began.
     """
-    sizes, how = read_config(preset)
-    if steps is not None:
-        how = dataclasses.replace(how, steps=steps)
-    images = ImageFolder(data, sizes.image_size)
     path = out / "vqgan.pt"
-    run = loop.Run(path, how.steps, how.batch_size, how.save_every, seed, resume, how.augment, how.workers)
+    start = resuming.start(path, "vqgan", preset=preset, seed=seed, steps=steps, resume=resume)
+    sizes, how = read_config(start.preset)
+    if start.steps is not None:
+        how = dataclasses.replace(how, steps=start.steps)
+    images = ImageFolder(data, sizes.image_size)
+    record = start.record(how.steps, len(images), images.fingerprint())
+    run = loop.Run(start, record, how.steps, how.batch_size, how.save_every, how.augment, how.workers)
     trainer = VQGANTrainer(sizes, how, loop.begin(run))
 
     def save(step: int) -> None:
-        provenance = {"data": data.name, **config.about(preset), "preset": preset, "images": len(images)}
-        _save(path, trainer, provenance | {"steps": step, "seed": seed})
+        provenance = {"data": data.name, **start.preset.about, "preset": start.preset.name, "images": len(images)}
+        _save(path, trainer, provenance | {"steps": step, "seed": start.seed})
         _sheet(out / "vqgan-samples.png", trainer, images)
 
-    loop.train(run, trainer, images, save)
-    if trainer.accelerator.is_main_process:
-        say(f"wrote {path}")
+    loop.train(run, trainer, images, save, say)
     return path
 
 
@@ -280,5 +230,4 @@ def _sheet(path: Path, trainer: VQGANTrainer, images: ImageFolder, count: int = 
     model.eval()
     pixels = torch.stack([images[index * len(images) // count] for index in range(count)])
     made = to_pixels(model.decode(model.encode(to_model(pixels))))
-    rows = [torch.cat(tuple(row), 1) for row in (pixels, made)]
-    Image.fromarray(torch.cat(rows, 0).numpy()).save(path)
+    sheets.write(path, torch.cat((pixels, made)), count)

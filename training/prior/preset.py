@@ -1,0 +1,54 @@
+"""The ``[prior]`` section of a preset: the sizes of a prior, how it is trained, and how it samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sundae_rt.errors import InputError
+from sundae_rt.training import config
+from sundae_rt.training.encoding import LatentDataset
+from sundae_rt.training.prior.families import FAMILIES, PriorTraining, family_name
+
+
+@dataclass(frozen=True, slots=True)
+class PriorPreset:
+    """A preset's ``[prior]`` section, read and checked; its parts are what the family asks for."""
+
+    sizes: Any
+    training: PriorTraining
+    schedule: Any
+    family: str = "sundae"
+
+
+def read_config(preset: config.Preset, dataset: LatentDataset | None = None) -> PriorPreset:
+    """Sizes, training and default schedule of a preset's prior.
+
+    With a dataset, its vocabulary and latent grid must be the preset's; the number of labels is the dataset's, and a
+    preset's null label and label dropout hold only where there are labels.
+
+    Raises:
+        InputError: the two differ, and both sides are named; or the preset has no prior, or a wrong key or value.
+    """
+    values = preset.section("prior")
+    where = f"preset {preset.name!r} [prior]"
+    named = family_name(values, where)
+    family = FAMILIES[named]
+    values.pop("family", None)
+    training = config.build(family.training, values.pop("training", {}), f"{where[:-1]}.training]")
+    schedule = config.build(family.schedule, values.pop("schedule", {}), f"{where[:-1]}.schedule]")
+    if dataset is not None:
+        values["labels"] = len(dataset.labels or ())
+    if not values.get("labels"):
+        values["null_label"] = False
+    sizes = config.build(family.config, values, where)
+    if dataset is not None:
+        for name, wanted, found in (
+            ("vocabulary", sizes.vocabulary, dataset.vocabulary),
+            ("latent_grid", sizes.latent_grid, tuple(dataset.codes.shape[1:])),
+        ):
+            if wanted != found:
+                raise InputError(f"{where} has {name} {wanted}, the codes have {found}")
+    if training.label_dropout and sizes.labels and not sizes.null_label:
+        raise InputError(f"{where}: label_dropout needs null_label = true")
+    return PriorPreset(sizes, training, schedule, named)
