@@ -334,7 +334,7 @@ KEY = "_denoise_fn.blocks.1.attn.key.weight"
         (weight("_denoise_fn.extra", torch.zeros(2)), "unexpected weights extra"),
         (weight("extra", torch.zeros(2)), "unexpected weights extra beside _denoise_fn.tok_emb.weight"),
         (weight("_denoise_fn.pos_emb", torch.zeros(16, 8)), r"pos_emb is \[16, 8\], which is not 3 axes"),
-        (weight("ema.tok_emb.weight", torch.zeros(12, 8)), "holds 2 such models"),
+        (weight("best.tok_emb.weight", torch.zeros(12, 8)), "holds 2 such models"),
         (
             weight("_denoise_fn.tok_emb.weight", torch.zeros(11, 8)),
             "tok_emb.weight has 11 rows, but head.weight gives 11 codes",
