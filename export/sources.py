@@ -17,7 +17,7 @@ from sundae_rt.export.published.priors import read_prior
 from sundae_rt.export.published.vqgans import read_vqgan
 from sundae_rt.schedule import Schedule
 from sundae_rt.training import checkpoint
-from sundae_rt.training.config import build, load_preset
+from sundae_rt.training.config import build, load_preset, named
 from sundae_rt.training.encoding import vqgan_of
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
@@ -216,7 +216,7 @@ def _read_prior(path: Path, settings: Path | None, label_order: LabelOrder, labe
     if label_order != "index" or label_names is not None:
         raise InputError(f"{path} holds its own labels: leave out --label-order and --label-names")
     values = checkpoint.checked(values, path, "prior")
-    with checkpoint.named(path):
+    with named(str(path)):
         prior = build_prior(values, str(path))
         family = family_name(values, str(path))
         build(FAMILIES[family].schedule, values["schedule"], f"{path}: schedule")  # names unknown settings

@@ -14,8 +14,7 @@ import pickle
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +139,6 @@ def checked(values: dict[str, Any], path: Path, kind: str) -> dict[str, Any]:
         if not isinstance(tensor, Tensor):
             raise InputError(f"{path}: weights: {name} must be a tensor, not {shown(tensor)}")
     return values
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Puts a checkpoint's path before what is refused inside without naming it."""
-    try:
-        yield
-    except InputError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise InputError(f"{path}: {error}") from error
 
 
 def load_weights(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:

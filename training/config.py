@@ -12,7 +12,8 @@ import dataclasses
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -145,6 +146,17 @@ def at_least(least: int, settings: Any, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < least:
             raise InputError(f"{name} is {getattr(settings, name)}: it must be at least {least}")
+
+
+@contextmanager
+def named(where: str, place: str | None = None) -> Iterator[None]:
+    """Puts ``place`` (by default ``where``) before what is refused inside without beginning with ``where``."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(where):
+            raise
+        raise InputError(f"{place or where}: {error}") from error
 
 
 def _null_for_false(value: Any, hint: Any) -> Any:

@@ -65,7 +65,7 @@ def load_vqgan(path: Path) -> VQGAN:
 
 def vqgan_of(values: dict[str, Any], path: Path) -> VQGAN:
     """The same from what :func:`checkpoint.load` read of ``path``."""
-    with checkpoint.named(path):
+    with config.named(str(path)):
         model = VQGAN(config.build(VQGANConfig, values["config"], f"{path}: config"))
     checkpoint.load_weights(model, values["weights"], str(path))
     return model.eval()

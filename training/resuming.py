@@ -13,11 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from sundae_rt.errors import InputError
+from sundae_rt.noise import MAX_SEED
 from sundae_rt.training import checkpoint, config
 from sundae_rt.validation import whole
-
-MAX_SEED = 2**64 - 1
-"""The largest seed of a training, and of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def start(path: Path, kind: str, *, preset: str | None, seed: int | None, steps:
         raise InputError(f"nothing to resume: {state} does not exist")
     if path.exists() and not resume:
         raise InputError(f"{path} exists: name another folder, or go on with --resume")
-    began = checkpoint.read(state).get("began", {}) if resume else {}
+    began = checkpoint.read(state, mmap=True).get("began", {}) if resume else {}
     if not began:  # nor did the states of earlier versions remember
         chosen = config.load_preset(config.DEFAULT if preset is None else preset)
         return Start(path, kind, chosen, seed or 0, steps, resume, {})

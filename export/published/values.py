@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from sundae_rt.errors import InputError, shown
+from sundae_rt.training.config import named
 
 _REQUIRED: Any = object()
 _LARGEST = 2**24
@@ -59,15 +60,9 @@ class Values:
         """The error of a value that is not what is wanted."""
         return InputError(f"{self.where}: {key} must be {wanted}, not {shown(value)}")
 
-    @contextmanager
-    def named(self, place: str | None = None) -> Iterator[None]:
+    def named(self, place: str | None = None) -> AbstractContextManager[None]:
         """Puts ``place`` (by default ``where``) before what is refused inside without naming this config."""
-        try:
-            yield
-        except InputError as error:
-            if str(error).startswith(self.where):
-                raise
-            raise InputError(f"{place or self.where}: {error}") from error
+        return named(self.where, place)
 
     def _get(self, key: str, default: Any) -> Any:
         if key in self._values:

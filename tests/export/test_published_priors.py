@@ -257,7 +257,7 @@ def test_two_models_in_one_file_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["ema", "net_ema", "EMA"])
 def test_averages_beside_net_are_ignored_and_named(name, tmp_path):
     path, config = write(tmp_path, sizes())
-    values = torch.load(path)
+    values = torch.load(path, weights_only=True)
     average = {name: torch.zeros_like(tensor) for name, tensor in values["net"].items()}
     torch.save({name: average, **values}, path)
     found = read_prior(path, config)
@@ -310,7 +310,7 @@ def test_the_command_line_maps_labels(tmp_path):
 
 def test_a_file_that_holds_more_than_tensors_is_refused_with_a_way_to_strip_it(tmp_path):
     path, config = write(tmp_path, sizes())
-    torch.save({"net": torch.load(path)["net"], "cfg": object}, path)
+    torch.save({"net": torch.load(path, weights_only=True)["net"], "cfg": object}, path)
     with pytest.raises(
         InputError, match=r"more than tensors and plain values: builtins.object.*-m sundae_rt.training.strip"
     ):
