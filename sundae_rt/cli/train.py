@@ -3,10 +3,20 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import click
 
 from sundae_rt.cli.options import FILE, Command
+
+
+class _Run(TypedDict):
+    """The options that either trainer takes as they are."""
+
+    preset: str | None
+    steps: int | None
+    seed: int | None
+    resume: bool
 
 
 @click.group("train", short_help="Train a VQ-GAN, or a prior on its codes.")
@@ -43,44 +53,28 @@ def _training_options(name: str, help: str) -> Callable[[Command], Command]:
 
 @command.command("vqgan")
 @_training_options("--data", "Folder of images.")
-def vqgan(
-    data: Path | None,
-    out: Path | None,
-    preset: str | None,
-    steps: int | None,
-    seed: int | None,
-    resume: bool,
-    describes: bool,
-) -> None:
+def vqgan(data: Path | None, out: Path | None, describes: bool, **run: Unpack[_Run]) -> None:
     """Train a VQ-GAN on a folder of images; writes OUT/vqgan.pt."""
     if describes:
-        _describe("vqgan", preset)
+        _describe("vqgan", run["preset"])
         return
     data, out = _needed("--data", data), _needed("--out", out)
     from sundae_rt.training.vqgan.train import train
 
-    train(data, out, preset=preset, steps=steps, resume=resume, seed=seed)
+    train(data, out, **run)
 
 
 @command.command("prior")
 @_training_options("--codes", "Data set of codes, as `sundae-rt encode` writes it.")
-def prior(
-    codes: Path | None,
-    out: Path | None,
-    preset: str | None,
-    steps: int | None,
-    seed: int | None,
-    resume: bool,
-    describes: bool,
-) -> None:
+def prior(codes: Path | None, out: Path | None, describes: bool, **run: Unpack[_Run]) -> None:
     """Train a prior on codes; writes OUT/prior.pt. The preset tells its family."""
     if describes:
-        _describe("prior", preset)
+        _describe("prior", run["preset"])
         return
     codes, out = _needed("--codes", codes), _needed("--out", out)
     from sundae_rt.training.prior.train import train
 
-    train(codes, out, preset=preset, steps=steps, resume=resume, seed=seed)
+    train(codes, out, **run)
 
 
 def _describe(kind: str, preset: str | None) -> None:
