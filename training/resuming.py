@@ -46,7 +46,7 @@ class Start:
                 f"the training in {self.path.parent} began on {_data(self.began)}, this is {_data(data)}: go on with "
                 "the same, or name another --out"
             )
-        sections = {name: self.preset.sections[name] for name in ("about", self.kind) if name in self.preset.sections}
+        sections = {self.kind: self.preset.sections[self.kind]}
         return {"preset": self.preset.name, "sections": sections, "seed": self.seed, "steps": steps, **data}
 
     def other_end(self, steps: int) -> str | None:

@@ -11,7 +11,7 @@ pytest.importorskip("accelerate")
 
 from sundae_rt.cli import run  # noqa: E402
 from sundae_rt.errors import InputError  # noqa: E402
-from sundae_rt.training import checkpoint, encoding, loop  # noqa: E402
+from sundae_rt.training import about, checkpoint, encoding, loop  # noqa: E402
 from sundae_rt.training.prior import train as prior_training  # noqa: E402
 from sundae_rt.training.vqgan import train as vqgan_training  # noqa: E402
 
@@ -167,6 +167,20 @@ def test_a_state_that_remembers_nothing_is_resumed_as_before(kind, here, monkeyp
     assert len(said) == 1 and "began with another preset: name its own with --preset" in said[0]
     assert train(kind, "out", "--resume", *BEGAN) == 0
     assert state(kind, here / "out")["began"]["seed"] == 5
+
+
+def test_what_a_training_of_before_took_from_its_preset_is_no_longer_claimed(here, monkeypatch):
+    break_off("vqgan", "out", monkeypatch)
+    earlier = state("vqgan", here / "out")
+    earlier["began"]["sections"]["about"] = {"data": "NASA Blue Marble", "licence": "Apache-2.0"}
+    checkpoint.save(here / "out" / "vqgan.resume.pt", earlier)
+    assert train("vqgan", "out", "--resume", "--steps", "3") == 0
+    provenance = checkpoint.load(here / "out" / "vqgan.pt", "vqgan")["provenance"]
+    assert provenance["data"] == "data" and "licence" not in provenance
+    about.write(here / "data", {"data": "noise", "licence": "CC0"})
+    assert train("vqgan", "out", "--resume", "--steps", "4") == 0
+    provenance = checkpoint.load(here / "out" / "vqgan.pt", "vqgan")["provenance"]
+    assert (provenance["data"], provenance["licence"], provenance["steps"]) == ("noise", "CC0", 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -217,6 +217,8 @@ def train(
     sooner or later than the preset says, without moving the preset's phases. ``resume`` goes on from ``out``'s
     checkpoint exactly, with the same losses as a run that was never stopped; see :mod:`~sundae_rt.training.resuming`.
 
+    Provenance says of the data what their folder does, see :mod:`~sundae_rt.training.about`.
+
     Raises:
         InputError: bad data, an unknown preset, nothing to resume from, or other data or settings than those with
             which the run to resume began.
@@ -232,7 +234,7 @@ def train(
     trainer = VQGANTrainer(sizes, how, loop.begin(run))
 
     def save(step: int) -> None:
-        provenance = {"data": data.name, **start.preset.about, "preset": start.preset.name, "images": len(images)}
+        provenance = {**images.about, "preset": start.preset.name, "images": len(images)}
         _save(path, trainer, provenance | {"steps": step, "seed": start.seed})
         _sheet(out / "vqgan-samples.png", trainer, images)
 
