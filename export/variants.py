@@ -76,7 +76,8 @@ def denoiser_price(fp32: Run, other: Run, prior: PriorHalf, examples: Examples) 
             "rise": after / before - 1,
         }
     price["largest_rise"] = max(figures["rise"] for figures in price["rates"].values())
-    price["frechet"] = "not measured at export"
+    # Thousands of samples take hours: a command of its own puts the distance here.
+    price["frechet"] = "not measured at export: python -m sundae_rt.training.compare"
     return price
 
 

@@ -78,9 +78,9 @@ def test_all_products_but_the_head_take_8_bits_and_the_rest_stays_in_fp32(made: 
             sources = [makers.get(name) for name in node.input]
             both = all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
             (rounded if both else plain).append(node)
-    # Three layers of four (query, key and value are one), a layer on the way into the valley and one on the way out,
-    # of five and, without query and key, four; and linear resampling.
-    assert len(rounded) == 3 * 4 + 5 + 4 + 2
+    # Three layers of four (query, key and value are one); on the way into the valley linear resampling and a layer of
+    # five; on the way out linear resampling, which is one with the values that the layer there takes, and its other three.
+    assert len(rounded) == 3 * 4 + (1 + 5) + (1 + 3)
     constant = [node for node in plain if node.input[1] in tensors]
     assert [tensors[node.input[1]].shape for node in constant] == [(64, VOCABULARY)]
     for node in model.graph.node:
@@ -128,7 +128,7 @@ def test_the_price_is_printed_and_stands_in_the_manifest(made: tuple[Path, list[
         assert figures["rise"] == pytest.approx(figures["cross_entropy"] / figures["cross_entropy_fp32"] - 1)
         assert figures["rise"] != 0  # 8 bits are not fp32
     assert price["largest_rise"] == max(figures["rise"] for figures in price["rates"].values()) < 0.01
-    assert price["frechet"] == "not measured at export"
+    assert price["frechet"] == "not measured at export: python -m sundae_rt.training.compare"
     assert sum(line.split()[0].endswith("%") for line in made[1]) == 4
 
 
