@@ -79,7 +79,7 @@ def test_all_products_but_the_head_take_8_bits_and_the_rest_stays_in_fp32(made: 
             both = all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
             (rounded if both else plain).append(node)
     # Three layers of four (query, key and value are one); on the way into the valley linear resampling and a layer of
-    # five; on the way out linear resampling, which is one with the values that the layer there takes, and its other three.
+    # five; on the way out linear resampling, one with the values that the layer there takes, and its other three.
     assert len(rounded) == 3 * 4 + (1 + 5) + (1 + 3)
     constant = [node for node in plain if node.input[1] in tensors]
     assert [tensors[node.input[1]].shape for node in constant] == [(64, VOCABULARY)]
