@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from torch import Tensor
 
 from sundae_rt.errors import InputError
 from sundae_rt.export import checks, graphs
-from sundae_rt.export.conversion import data_path, drop_output, to_onnx
+from sundae_rt.export.conversion import drop_output, move_weights, to_onnx, weights_file
+from sundae_rt.export.examples import own_examples, read_examples
 from sundae_rt.export.published.labels import LabelOrder
+from sundae_rt.export.running import opened
 from sundae_rt.export.sources import PriorHalf, Sources, from_checkpoints, from_preset
+from sundae_rt.export.variants import check_variants, int8_denoiser, table
 from sundae_rt.families import FAMILIES
 from sundae_rt.files import replacing_folder
 from sundae_rt.manifest import DataFile, GraphFile, Manifest, plain_name
 
-VARIANTS = ("fp32",)
 CHECKED_ROWS = 3
 """Rows of codes that a prior's graphs are checked on."""
 CHECKED_IMAGES = 2
@@ -40,7 +43,8 @@ def export_checkpoint(
     image_size: tuple[int, int] | None = None,
     preset: str | None = None,
     random_weights: bool = False,
-    variants: Iterable[str] = VARIANTS,
+    variants: Iterable[str] = ("fp32",),
+    calibrate: Path | None = None,
     logits: bool = False,
     force: bool = False,
     say: Callable[[str], None] = print,
@@ -58,7 +62,10 @@ def export_checkpoint(
         image_size: (H, W) of images in pixels, where a VQ-GAN exported alone is not to have its nominal size.
         preset: with ``random_weights``, the preset to build, by its name or the path of a toml file.
         random_weights: asked for explicitly, so that nobody serves noise by mistake.
-        variants: precisions; this version makes ``fp32``.
+        variants: ``fp32``, and beside it ``int8`` for a denoiser whose matrix products take 8 bits. Its price is
+            measured and kept in the manifest.
+        calibrate: codes that ``sundae-rt encode`` wrote, to calibrate 8-bit scales and to measure the price on (some
+            for each); best of images that training never saw. Without it samples of the model's own serve.
         logits: add the graph of raw logits.
         force: replace an existing bundle, once the new one is whole.
         say: takes each line of progress.
@@ -69,11 +76,13 @@ def export_checkpoint(
     Raises:
         InputError: bad arguments, unreadable or mismatched checkpoints and configs, an existing folder, or one
             whose name no bundle may have.
-        BundleError: a graph that differs from PyTorch by more than its tolerance; nothing is written.
+        BundleError: a graph that differs from PyTorch by more than its tolerance, or a variant whose price is over its
+            limit; nothing is written.
     """
-    for variant in variants:
-        if variant not in VARIANTS:
-            raise InputError(f"unknown variant {variant!r}: this version exports {', '.join(VARIANTS)}")
+    variants = tuple(variants)
+    check_variants(variants)
+    if calibrate is not None and "int8" not in variants:
+        raise InputError(f"--calibrate {calibrate} is for 8-bit variants: add --variants fp32,int8")
     if (preset is not None) != random_weights:
         raise InputError("--preset and --random-weights go together: a preset has no trained weights")
     if preset is not None and (checkpoint is not None or vqgan is not None):
@@ -97,12 +106,20 @@ def export_checkpoint(
         )
         for note in sources.notes:
             say(note)
+        if "int8" in variants and sources.prior is None:
+            raise InputError("the variant int8 is a prior's: name one with --checkpoint, or leave it out of --variants")
         files: dict[str, dict[str, GraphFile]] = {}
         measured: dict[str, Any] = {}
-        for graph, model, figures in _graphs(sources, logits, folder):
-            say(f"{graph}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures.items()))
-            files[graph] = {"fp32": _write(model, folder / f"{graph}.onnx")}
-            measured[graph] = figures
+        for made in _graphs(sources, logits, folder, variants, calibrate):
+            files.setdefault(made.graph, {})[made.variant] = _write(made.model, folder / made.file)
+            if made.variant == "fp32":
+                measured[made.graph] = made.figures
+                told = (f"{key.replace('_', ' ')} {value:.4g}" for key, value in made.figures.items())
+                say(f"{made.graph}: {', '.join(told)}")
+            else:
+                measured.setdefault("variants", {}).setdefault(made.variant, {})[made.graph] = made.figures
+                for line in table(made.variant, made.figures):
+                    say(line)
         manifest = folder / "manifest.json"
         manifest.write_text(_manifest(name, sources, files, measured).to_json(), encoding="utf-8")
         Manifest.from_json(manifest.read_bytes())  # a bundle that nothing could open is not put in place
@@ -117,17 +134,33 @@ def _bundle_name(out: Path) -> str:
         raise InputError(f"{error}: name another folder with --out") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """One variant of one graph, and its figures: beside PyTorch for fp32, its price beside fp32 for others."""
+
+    graph: str
+    model: onnx.ModelProto
+    figures: dict[str, Any]
+    variant: str = "fp32"
+
+    @property
+    def file(self) -> str:
+        return f"{self.graph}.onnx" if self.variant == "fp32" else f"{self.graph}-{self.variant}.onnx"
+
+
 def _write(model: onnx.ModelProto, path: Path) -> GraphFile:
-    """Writes a graph, beside which `to_onnx` may have put its weights, and hashes both."""
+    """Writes a graph, beside which its weights may lie already, and hashes both."""
     graph, data = model.SerializeToString(), None
     path.write_bytes(graph)
-    if (weights := data_path(path)).exists():
-        with weights.open("rb") as file:
-            data = DataFile(weights.name, hashlib.file_digest(file, "sha256").hexdigest())
+    if (weights := weights_file(model)) is not None:
+        with path.with_name(weights).open("rb") as file:
+            data = DataFile(weights, hashlib.file_digest(file, "sha256").hexdigest())
     return GraphFile(path.name, hashlib.sha256(graph).hexdigest(), data=data)
 
 
-def _graphs(sources: Sources, logits: bool, folder: Path) -> Iterable[tuple[str, onnx.ModelProto, dict[str, Any]]]:
+def _graphs(
+    sources: Sources, logits: bool, folder: Path, variants: tuple[str, ...], calibrate: Path | None
+) -> Iterator[_Made]:
     generator = torch.Generator().manual_seed(0)
     if sources.prior is not None:
         prior, inputs = sources.prior.model, _denoiser_inputs(sources.prior, generator)
@@ -136,13 +169,21 @@ def _graphs(sources: Sources, logits: bool, folder: Path) -> Iterable[tuple[str,
         outputs = ["new_codes", "proposal", "confidence", "logits"]
         model = to_onnx(module, inputs, outputs, folder / "denoiser.onnx")
         figures = checks.check_denoiser(model, module, inputs, folder)
+        faster = None
+        if "int8" in variants:
+            # Both variants read their weights from one file.
+            move_weights(model, folder / "denoiser.onnx")
+            faster, price = _int8(model, sources, calibrate, folder)
         drop_output(model, "logits")
-        yield "denoiser", model, figures
+        yield _Made("denoiser", model, figures)
+        if faster is not None:
+            drop_output(faster, "logits")
+            yield _Made("denoiser", faster, price, "int8")
         if logits:
             inputs = {name: inputs[name] for name in ("codes", "label") if name in inputs}
             plain = graphs.Logits(prior).eval()
             model = to_onnx(plain, inputs, ["logits"], folder / "logits.onnx")
-            yield "logits", model, checks.check_logits(model, plain, inputs, folder)
+            yield _Made("logits", model, checks.check_logits(model, plain, inputs, folder))
     if sources.vqgan is not None:
         vqgan, grid = sources.vqgan.model, sources.latent_grid
         shape = (CHECKED_IMAGES, math.prod(grid))
@@ -152,10 +193,23 @@ def _graphs(sources: Sources, logits: bool, folder: Path) -> Iterable[tuple[str,
         # Pictures that the decoder makes are closer to what the encoder will see than noise is.
         with torch.no_grad():
             images = decoder(codes)
-        yield "decoder", model, checks.check_decoder(model, images, {"codes": codes}, folder)
+        yield _Made("decoder", model, checks.check_decoder(model, images, {"codes": codes}, folder))
         encoder = graphs.Encoder(vqgan).eval()
         model = to_onnx(encoder, {"images": images}, ["codes"], folder / "encoder.onnx")
-        yield "encoder", model, checks.check_encoder(model, encoder, {"images": images}, folder)
+        yield _Made("encoder", model, checks.check_encoder(model, encoder, {"images": images}, folder))
+
+
+def _int8(
+    model: onnx.ModelProto, sources: Sources, calibrate: Path | None, folder: Path
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    prior, run = sources.prior, opened(model, folder)
+    assert prior is not None
+    if calibrate is None:
+        examples = own_examples(prior, run)
+    else:
+        codes = None if sources.vqgan is None else sources.vqgan.provenance.get("codes_sha256")
+        examples = read_examples(calibrate, prior, codes, run)
+    return int8_denoiser(model, prior, examples, folder)
 
 
 def _denoiser_inputs(prior: PriorHalf, generator: torch.Generator) -> dict[str, Tensor]:

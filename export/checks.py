@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from sundae_rt.errors import BundleError
+from sundae_rt.export.running import opened
 
 LOGITS_TOLERANCE = 1e-4
 """Largest difference of a logit, as a share of the largest logit's size (or of 1, if that is larger)."""
@@ -38,12 +38,7 @@ def example_codes(shape: tuple[int, int], vocabulary: int, inputs: int, generato
 
 def run_onnx(model: onnx.ModelProto, inputs: dict[str, Tensor], folder: Path | None = None) -> list[np.ndarray]:
     """Runs a model under ONNX Runtime on the CPU; ``folder`` holds the weights that are not inside it."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if folder is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return list(opened(model, folder)({name: tensor.numpy() for name, tensor in inputs.items()}).values())
 
 
 @torch.no_grad()

@@ -339,12 +339,14 @@ def test_export_passes_its_options_on(run: Any, stand_in: Callable[..., Called])
         "preset": None,
         "random_weights": False,
         "variants": ("fp32",),
+        "calibrate": None,
         "logits": False,
     }
     assert run("export", "--checkpoint", "runs/prior.pt").code == 0
     published = ("--vqgan", "v.ckpt", "--vqgan-config", "v.yaml", "--image-size", "64x96")
     assert run("export", *published).code == 0
-    assert run("export", "--vqgan", "v.pt", "--out", "b", "--variants", "fp32, int8", "--logits", "--force").code == 0
+    faster = ("--variants", "fp32, int8", "--calibrate", "codes.safetensors")
+    assert run("export", "--vqgan", "v.pt", "--out", "b", *faster, "--logits", "--force").code == 0
     assert run("export", "--preset", "toy", "--random-weights", "--out", "c").code == 0
     assert export.calls == [
         ("export_checkpoint", (Path("runs/prior.pt"),), {**common, "out": Path("prior-bundle"), "force": False}),
@@ -368,6 +370,7 @@ def test_export_passes_its_options_on(run: Any, stand_in: Callable[..., Called])
                 "out": Path("b"),
                 "vqgan": Path("v.pt"),
                 "variants": ("fp32", "int8"),
+                "calibrate": Path("codes.safetensors"),
                 "logits": True,
                 "force": True,
             },
