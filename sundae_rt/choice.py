@@ -52,11 +52,14 @@ def main_graph(manifest: Manifest) -> str:
 
 
 def variants(manifest: Manifest, graph: str, backend: Backend) -> Mapping[str, Variant]:
-    """What a backend could run of a graph, by name: what the bundle holds, and what the backend derives from it."""
-    held = manifest.graphs[graph]
+    """What there is of a graph for a backend, by name: what the bundle holds, and what the backend derives from it.
+
+    A variant that it holds in a file of its own is not derived, unless that file is for other backends.
+    """
+    held = {name: Variant(name, name, file) for name, file in manifest.graphs[graph].items()}
     derives = {} if graph == _NEVER_DERIVED else backend.derives
-    derived = {name: Variant(name, source, held[source]) for name, source in derives.items() if source in held}
-    return derived | {name: Variant(name, name, file) for name, file in held.items()}
+    derived = {name: Variant(name, source, held[source].file) for name, source in derives.items() if source in held}
+    return derived | {name: own for name, own in held.items() if name not in derived or _runs(backend, own)}
 
 
 def choose_variant(manifest: Manifest, graph: str, backend: Backend, wanted: str) -> Variant:

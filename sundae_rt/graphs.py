@@ -107,7 +107,7 @@ class Graphs:
         variant = self._variants[name]
         with self._bundle.weights(name, variant.source) as folder:
             model = self._bundle.read(name, variant.source)
-            graph = self._backend.load(model, f"{name} ({variant.name})", folder, variant.derived)
+            graph = self._backend.load(model, f"{name} ({variant.name})", folder, derived=variant.derived)
         self._check_inputs(name, graph)
         if name == "denoiser":
             self._check_vocabulary(graph)

@@ -124,6 +124,14 @@ def test_what_a_bundle_holds_itself_is_not_derived(tmp_path: Path) -> None:
     assert choose_variant(bundle(tmp_path, "fp32", "half").manifest, "denoiser", CHIP, "half").derived is None
 
 
+def test_what_a_bundle_holds_for_another_backend_alone_is_derived(tmp_path: Path) -> None:
+    graphs = {"denoiser": {"fp32": entry("denoiser"), "half": entry("denoiser", "cuda")}}
+    manifest = Bundle.open(write_bundle(tmp_path, graphs=graphs)).manifest
+    assert choose_variant(manifest, "denoiser", CHIP, "half").derived == "half"
+    with pytest.raises(BackendError, match=r"'plain' does not provide cuda, which the variant half of denoiser"):
+        choose_variant(manifest, "denoiser", PLAIN, "half")
+
+
 def test_the_backend_is_told_what_to_derive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[tuple[str, str | None]] = []
     told = {}

@@ -115,8 +115,8 @@ class OnnxRuntimeGraph:
     Args:
         session: runs a batch with all threads together.
         name: for messages.
-        lone: the same graph with one thread, or None. Batches of as many rows as cores or more run on it side by side:
-            the threads of one session wait for each other at every operator, which costs a small graph much of its time.
+        lone: the same graph with one thread, or None. Batches of as many rows as cores or more run on it side by
+            side: the threads of one session wait for each other at every operator, which costs a small graph much time.
         cores: those of the backend, where it computes on the CPU.
     """
 
