@@ -110,6 +110,7 @@ class FakeBackend:
     name = "fake"
     variants = ("fp32",)
     provides = frozenset({"fake"})
+    derives: Mapping[str, str] = {}
 
     def __init__(self, propose: Callable[[Mapping[str, np.ndarray]], np.ndarray] = wander) -> None:
         self.propose = propose
@@ -117,7 +118,7 @@ class FakeBackend:
         self.before_run: Callable[[str], None] = lambda graph: None
         self._lock = threading.Lock()
 
-    def load(self, model: bytes, name: str, folder: Path | None = None) -> FakeGraph:
+    def load(self, model: bytes, name: str, folder: Path | None = None, derived: str | None = None) -> FakeGraph:
         graph, _, kind = model.decode().partition(" ")
         return FakeGraph(self, graph, takes_labels=kind == "with labels")
 

@@ -8,8 +8,10 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from sundae_rt.backends.cores import available_cores
+from sundae_rt.backends.cores import Cores, available_cores
+from sundae_rt.backends.processor import INT8, instructions
 from sundae_rt.backends.rows import Outputs, run_side_by_side
+from sundae_rt.backends.weights import SMALL, size_of
 from sundae_rt.errors import BackendError, one_line
 
 # The smallest model there is (int32 x -> Identity -> y), as the bytes of its protobuf: it tells whether an execution
@@ -18,9 +20,6 @@ _PROBE: Final = (
     b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01pZ\x0f\n\x01x\x12\n\n\x08\x08\x06\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x06\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0d"
 )
-
-# Graphs up to this many bytes are loaded twice on a CPU: for all threads at once, and for each thread by itself.
-_SMALL: Final = 64 * 2**20
 
 _FATAL_ONLY: Final = 4  # of ONNX Runtime's log levels: what goes wrong is raised, and stderr stays clean
 
@@ -41,15 +40,17 @@ class OnnxRuntimeBackend:
         self.name = name
         self.variants = variants
         self.provides = frozenset({name})
+        self.derives: Mapping[str, str] = {}
         self._library = onnxruntime
         self._provider = provider
         self._options = dict(options)
-        self._threads = available_cores() if threads is None else threads
+        self._cores = Cores(available_cores() if threads is None else threads)
 
     @classmethod
     def cpu(cls, threads: int | None = None) -> "OnnxRuntimeBackend":
         """The CPU, with `threads` threads (None: as many as the process may use cores)."""
-        return cls("cpu", ("fp32",), "CPUExecutionProvider", {}, threads)
+        variants = ("int8", "fp32") if instructions() & INT8 else ("fp32",)
+        return cls("cpu", variants, "CPUExecutionProvider", {}, threads)
 
     @classmethod
     def cuda(cls, threads: int | None = None) -> "OnnxRuntimeBackend":
@@ -65,18 +66,21 @@ class OnnxRuntimeBackend:
         backend._check_cuda()
         return backend
 
-    def load(self, model: bytes, name: str, folder: Path | None = None) -> "OnnxRuntimeGraph":
-        """See `Backend.load`."""
-        session = self._session(model, name, folder, self._threads)
+    def load(
+        self, model: bytes, name: str, folder: Path | None = None, derived: str | None = None
+    ) -> "OnnxRuntimeGraph":
+        """See `Backend.load`; nothing is derived here."""
+        session = self._session(model, name, folder, self._cores.count)
         if self._provider not in session.get_providers():
             raise BackendError(
                 f"{self.name}: {self._provider} did not start on this machine: it needs an NVIDIA GPU with its driver, "
                 f"and the CUDA and cuDNN libraries that onnxruntime-gpu {self._library.__version__} was built for"
             )
-        lone = None
-        if self._provider == "CPUExecutionProvider" and self._threads > 1 and folder is None and len(model) <= _SMALL:
-            lone = self._session(model, name, folder, 1)
-        return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._threads)
+        if self._provider != "CPUExecutionProvider":
+            return OnnxRuntimeGraph(session, f"{self.name}: {name}")
+        is_small = self._cores.count > 1 and size_of(model, folder) <= SMALL
+        lone = self._session(model, name, folder, 1) if is_small else None
+        return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._cores)
 
     def _session(self, model: bytes, name: str, folder: Path | None, threads: int) -> Any:
         settings = self._library.SessionOptions()
@@ -111,15 +115,15 @@ class OnnxRuntimeGraph:
     Args:
         session: runs a batch with all threads together.
         name: for messages.
-        lone: the same graph with one thread, or None. Batches of `threads` rows or more run on it side by side: the
-            threads of one session wait for each other at every operator, which costs a small graph much of its time.
-        threads: how many threads there are.
+        lone: the same graph with one thread, or None. Batches of as many rows as cores or more run on it side by
+            side: the threads of one session wait for each other at every operator, which costs a small graph much time.
+        cores: those of the backend, where it computes on the CPU.
     """
 
-    def __init__(self, session: Any, name: str, lone: Any = None, threads: int = 1) -> None:
+    def __init__(self, session: Any, name: str, lone: Any = None, cores: Cores | None = None) -> None:
         self._session = session
         self._lone = lone
-        self._threads = threads
+        self._cores = cores
         self._name = name
         self._outputs = [output.name for output in session.get_outputs()]
         self.inputs: Mapping[str, tuple[int | None, ...]] = {
@@ -137,11 +141,19 @@ class OnnxRuntimeGraph:
             raise BackendError(f"{self._name} failed: {one_line(error)}") from error
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
+        if self._cores is None:
+            return self._on(self._session, inputs)
         counts = {array.shape[:1] for array in inputs.values()}
         rows = counts.pop()[0] if len(counts) == 1 and () not in counts else 0  # 0: let ONNX Runtime say what is wrong
-        if self._lone is None or rows < self._threads:
-            return self._on(self._session, inputs)
-        return run_side_by_side(lambda part: self._on(self._lone, part), inputs, self._threads)
+        if self._lone is None or rows < self._cores.count:
+            with self._cores.held(self._cores.count):
+                return self._on(self._session, inputs)
+        return run_side_by_side(self._one, inputs, self._cores.count)
+
+    def _one(self, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
+        assert self._cores is not None
+        with self._cores.held(1):
+            return self._on(self._lone, inputs)
 
     def _on(self, session: Any, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
         outputs: Outputs = session.run(self._outputs, dict(inputs))

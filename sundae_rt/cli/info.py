@@ -74,13 +74,11 @@ def _graph(bundle: "Bundle", graph: str, variant: str) -> dict[str, Any]:
 
 def _backends() -> dict[str, str | None]:
     """Each backend, and why it cannot run here (None if it can)."""
-    from sundae_rt.backends import NAMES, open_backend
+    from sundae_rt.backends import names, open_backend
     from sundae_rt.errors import BackendError
 
     found: dict[str, str | None] = {}
-    for name in NAMES:
-        if name == "auto":
-            continue
+    for name in names():
         try:
             with held_back():
                 open_backend(name)

@@ -31,7 +31,7 @@ import fakes, sundae_rt.runtime
 from sundae_rt.cli import main
 backend = fakes.FakeBackend()
 backend.before_run = lambda graph: time.sleep(0.02)
-sundae_rt.runtime.open_backend = lambda name, threads: backend
+sundae_rt.choice.open_backend = lambda name, threads: backend
 main()
 """
 
@@ -178,7 +178,7 @@ def test_ctrl_c_is_not_lost_while_a_library_is_loaded(
             os.kill(os.getpid(), signal.SIGINT)
         return backend
 
-    monkeypatch.setattr("sundae_rt.runtime.open_backend", swallow)
+    monkeypatch.setattr("sundae_rt.choice.open_backend", swallow)
     result = run("generate", "--bundle", "fake")
     assert (result.code, result.err) == (130, ["sundae-rt: interrupted: 0 of 1 images are in samples"])
     assert backend.calls == []

@@ -62,7 +62,7 @@ def test_machines_read_the_same_as_json(run: Any) -> None:
 
 def test_it_says_which_backends_could_run_it_here(run: Any) -> None:
     backends = json.loads("\n".join(run("info", "fake", "--json").out))["backends"]
-    assert set(backends) == {"cuda", "cpu"}
+    assert set(backends) == {"cuda", "openvino", "cpu"}
     assert backends["cpu"] is None
 
 
