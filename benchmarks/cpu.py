@@ -116,7 +116,7 @@ def main(
     for preset in presets:
         bundle = bundles / preset
         if not bundle.exists():
-            export_checkpoint(out=bundle, preset=preset, random_weights=True, say=click.echo)
+            export_checkpoint(out=bundle, preset=preset, random_weights=True, variants=("fp32", "int8"), say=click.echo)
         work = _gflop_per_image(preset, steps)
         rows = _race(names, [preset, bundle.resolve(), batch_size, threads], images, steps, rounds)
         lines = _table(rows, work, limits["fp32"])
