@@ -56,6 +56,7 @@ def test_every_contender_makes_all_images(ran: dict[str, Any]) -> None:
         assert row["seconds"][0] > 0
         assert row["peak_memory_mib"] > 10
     assert rows["eager"]["how"] == rows["onnxruntime"]["how"] == "fp32"
+    assert rows["eager"]["how"] == rows["onnxruntime"]["how"] == "fp32"
     assert rows["runtime-onnxruntime"]["how"] in {"cpu, int8", "cpu, fp32"}  # the first where it pays
     backend, _, variant = rows["runtime"]["how"].partition(", ")
     assert backend in {"tensorrt", "cuda", "openvino", "cpu"} and variant
