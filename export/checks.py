@@ -19,6 +19,9 @@ PIXEL_TOLERANCE = 1
 """Largest difference of a pixel, of 255: rounding may fall either way."""
 AGREEMENT = 0.999
 """Smallest share of equal codes: a draw, or a nearest code, may be a tie within rounding."""
+BORDER = 1e-6
+"""Share of the draws that may differ for each code of the vocabulary. The more codes, the more borders between them,
+and a uniform within rounding of a border may fall either way: of 8192 codes of equal chance 0.3 % differed."""
 TIES = 2
 """So many codes may differ however few there are in all: among many codes some tie falls within rounding."""
 
@@ -64,10 +67,11 @@ def check_denoiser(
             f"the denoiser's ONNX graph differs from PyTorch: logits by {figures['logits_max_difference']:.3g}, "
             f"tolerance {LOGITS_TOLERANCE * scale:.3g}; nothing was written"
         )
-    if not _agree(found[1] == wanted[1]):
+    needed = min(AGREEMENT, 1 - BORDER * found[3].shape[-1])
+    if not _agree(found[1] == wanted[1], needed):
         raise BundleError(
             f"the denoiser's ONNX graph draws other codes than PyTorch: {figures['equal_proposals']:.2%} equal, "
-            f"{AGREEMENT:.1%} needed; nothing was written"
+            f"{needed:.2%} needed; nothing was written"
         )
     return figures
 
@@ -125,6 +129,6 @@ def check_logits(
     return {"logits_max_difference": difference}
 
 
-def _agree(equal: np.ndarray) -> bool:
+def _agree(equal: np.ndarray, needed: float = AGREEMENT) -> bool:
     """Whether enough codes are equal."""
-    return bool(equal.mean() >= AGREEMENT or (~equal).sum() <= TIES)
+    return bool(equal.mean() >= needed or (~equal).sum() <= TIES)

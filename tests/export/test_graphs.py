@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+from sundae_rt.errors import BundleError  # noqa: E402
 from sundae_rt.export import checks  # noqa: E402
 from sundae_rt.export.conversion import OPSET, drop_output, to_onnx  # noqa: E402
 from sundae_rt.export.graphs import Denoiser, LabelledDenoiser, _decide  # noqa: E402
@@ -141,3 +142,23 @@ def test_dropping_an_output_leaves_the_others(exported):
     found = checks.run_onnx(model, inputs(2, [1.0, 1.0]))
     assert len(found) == 3
     assert np.array_equal(found[0], checks.run_onnx(original, inputs(2, [1.0, 1.0]))[0])
+
+
+@pytest.mark.parametrize(("vocabulary", "passes"), [(512, False), (8192, True)])
+def test_more_codes_have_more_borders_that_a_uniform_may_fall_on(
+    vocabulary: int, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposal = np.zeros((4, 1000), np.int32)
+    other = proposal.copy()
+    other[:, :4] = 1  # 0.4 % of the draws
+    rest = [np.zeros((4, 1000), np.float32), np.zeros((4, 1000, vocabulary), np.float32)]
+    monkeypatch.setattr(checks, "run_onnx", lambda *_: [other, other, *rest])
+
+    def module(codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(map(torch.from_numpy, (proposal, proposal, *rest)))
+
+    if passes:
+        assert checks.check_denoiser(None, module, {"codes": torch.zeros(4)})["equal_proposals"] == 0.996
+    else:
+        with pytest.raises(BundleError, match=r"99\.60% equal, 99\.90% needed"):
+            checks.check_denoiser(None, module, {"codes": torch.zeros(4)})
