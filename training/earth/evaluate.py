@@ -65,7 +65,8 @@ def measure(bundle: Path, prior_path: Path, data: Path, count: int, steps: int) 
         InputError: too few crops, labels that the prior does not know, or a prior that is not the bundle's.
         BundleError: the bundle cannot encode, decode and generate.
     """
-    with sundae_rt.load(bundle, max_waiting=count) as runtime:
+    # The other variants are judged by fp32: see sundae_rt.training.compare.
+    with sundae_rt.load(bundle, variant="fp32", max_waiting=count) as runtime:
         side = _side(runtime.manifest)
         prior, labels = bundle_prior(prior_path, runtime.manifest)
         heldout, train = ImageFolder(data / "heldout", side), ImageFolder(data / "train", side)
