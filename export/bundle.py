@@ -17,11 +17,11 @@ from sundae_rt.export import checks, graphs
 from sundae_rt.export.conversion import data_path, drop_output, to_onnx
 from sundae_rt.export.published.labels import LabelOrder
 from sundae_rt.export.sources import PriorHalf, Sources, from_checkpoints, from_preset
+from sundae_rt.export.variants import VARIANTS
 from sundae_rt.families import FAMILIES
 from sundae_rt.files import replacing_folder
 from sundae_rt.manifest import DataFile, GraphFile, Manifest, plain_name
 
-VARIANTS = ("fp32",)
 CHECKED_ROWS = 3
 """Rows of codes that a prior's graphs are checked on."""
 CHECKED_IMAGES = 2
@@ -40,7 +40,7 @@ def export_checkpoint(
     image_size: tuple[int, int] | None = None,
     preset: str | None = None,
     random_weights: bool = False,
-    variants: Iterable[str] = VARIANTS,
+    variants: Iterable[str] = ("fp32",),
     logits: bool = False,
     force: bool = False,
     say: Callable[[str], None] = print,
@@ -58,7 +58,7 @@ def export_checkpoint(
         image_size: (H, W) of images in pixels, where a VQ-GAN exported alone is not to have its nominal size.
         preset: with ``random_weights``, the preset to build, by its name or the path of a toml file.
         random_weights: asked for explicitly, so that nobody serves noise by mistake.
-        variants: precisions; this version makes ``fp32``.
+        variants: precisions, of :data:`~sundae_rt.export.variants.VARIANTS`.
         logits: add the graph of raw logits.
         force: replace an existing bundle, once the new one is whole.
         say: takes each line of progress.
@@ -71,6 +71,7 @@ def export_checkpoint(
             whose name no bundle may have.
         BundleError: a graph that differs from PyTorch by more than its tolerance; nothing is written.
     """
+    variants = sorted(set(variants), key=[*VARIANTS, *variants].index)
     for variant in variants:
         if variant not in VARIANTS:
             raise InputError(f"unknown variant {variant!r}: this version exports {', '.join(VARIANTS)}")
@@ -99,10 +100,12 @@ def export_checkpoint(
             say(note)
         files: dict[str, dict[str, GraphFile]] = {}
         measured: dict[str, Any] = {}
-        for graph, model, figures in _graphs(sources, logits, folder):
-            say(f"{graph}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures.items()))
-            files[graph] = {"fp32": _write(model, folder / f"{graph}.onnx")}
-            measured[graph] = figures
+        for variant in variants:
+            for graph, path, model, figures in _graphs(sources, logits, folder, variant):
+                figures_said = (f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures.items())
+                say(f"{path.stem}: {', '.join(figures_said)}")
+                files.setdefault(graph, {})[variant] = _write(model, path, VARIANTS[variant].requires)
+                measured[path.stem] = figures
         manifest = folder / "manifest.json"
         manifest.write_text(_manifest(name, sources, files, measured).to_json(), encoding="utf-8")
         Manifest.from_json(manifest.read_bytes())  # a bundle that nothing could open is not put in place
@@ -117,45 +120,57 @@ def _bundle_name(out: Path) -> str:
         raise InputError(f"{error}: name another folder with --out") from error
 
 
-def _write(model: onnx.ModelProto, path: Path) -> GraphFile:
+def _write(model: onnx.ModelProto, path: Path, requires: tuple[str, ...]) -> GraphFile:
     """Writes a graph, beside which `to_onnx` may have put its weights, and hashes both."""
     graph, data = model.SerializeToString(), None
     path.write_bytes(graph)
     if (weights := data_path(path)).exists():
         with weights.open("rb") as file:
             data = DataFile(weights.name, hashlib.file_digest(file, "sha256").hexdigest())
-    return GraphFile(path.name, hashlib.sha256(graph).hexdigest(), data=data)
+    return GraphFile(path.name, hashlib.sha256(graph).hexdigest(), requires, data)
 
 
-def _graphs(sources: Sources, logits: bool, folder: Path) -> Iterable[tuple[str, onnx.ModelProto, dict[str, Any]]]:
+def _graphs(
+    sources: Sources, logits: bool, folder: Path, variant: str
+) -> Iterable[tuple[str, Path, onnx.ModelProto, dict[str, Any]]]:
+    """Each graph of one variant: name, where its file belongs, the graph, and how far it is from PyTorch in fp32."""
     generator = torch.Generator().manual_seed(0)
+    kind = VARIANTS[variant]
+    prepare, checkable, tolerance = kind.prepare, kind.checkable, kind.tolerance
+    suffix = "" if variant == "fp32" else f"-{variant}"
     if sources.prior is not None:
         prior, inputs = sources.prior.model, _denoiser_inputs(sources.prior, generator)
-        labelled = "label" in inputs
-        module = (graphs.LabelledDenoiser if labelled else graphs.Denoiser)(prior).eval()
+        kept = prepare(prior)
+        module = graphs.LabelledDenoiser if "label" in inputs else graphs.Denoiser
         outputs = ["new_codes", "proposal", "confidence", "logits"]
-        model = to_onnx(module, inputs, outputs, folder / "denoiser.onnx")
-        figures = checks.check_denoiser(model, module, inputs, folder)
+        path = folder / f"denoiser{suffix}.onnx"
+        model = to_onnx(module(kept).eval(), inputs, outputs, path)
+        figures = checks.check_denoiser(checkable(model), module(prior).eval(), inputs, folder, tolerance)
         drop_output(model, "logits")
-        yield "denoiser", model, figures
+        yield "denoiser", path, model, figures
         if logits:
             inputs = {name: inputs[name] for name in ("codes", "label") if name in inputs}
+            path = folder / f"logits{suffix}.onnx"
+            model = to_onnx(graphs.Logits(kept).eval(), inputs, ["logits"], path)
             plain = graphs.Logits(prior).eval()
-            model = to_onnx(plain, inputs, ["logits"], folder / "logits.onnx")
-            yield "logits", model, checks.check_logits(model, plain, inputs, folder)
+            yield "logits", path, model, checks.check_logits(checkable(model), plain, inputs, folder, tolerance)
     if sources.vqgan is not None:
         vqgan, grid = sources.vqgan.model, sources.latent_grid
+        kept = prepare(vqgan)
         shape = (CHECKED_IMAGES, math.prod(grid))
         codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
-        decoder = graphs.Decoder(vqgan, grid).eval()
-        model = to_onnx(decoder, {"codes": codes}, ["images"], folder / "decoder.onnx")
+        path = folder / f"decoder{suffix}.onnx"
+        model = to_onnx(graphs.Decoder(kept, grid).eval(), {"codes": codes}, ["images"], path)
         # Pictures that the decoder makes are closer to what the encoder will see than noise is.
         with torch.no_grad():
-            images = decoder(codes)
-        yield "decoder", model, checks.check_decoder(model, images, {"codes": codes}, folder)
+            images = graphs.Decoder(vqgan, grid).eval()(codes)
+        figures = checks.check_decoder(checkable(model), images, {"codes": codes}, folder, tolerance)
+        yield "decoder", path, model, figures
+        path = folder / f"encoder{suffix}.onnx"
+        model = to_onnx(graphs.Encoder(kept).eval(), {"images": images}, ["codes"], path)
         encoder = graphs.Encoder(vqgan).eval()
-        model = to_onnx(encoder, {"images": images}, ["codes"], folder / "encoder.onnx")
-        yield "encoder", model, checks.check_encoder(model, encoder, {"images": images}, folder)
+        figures = checks.check_encoder(checkable(model), encoder, {"images": images}, folder, tolerance)
+        yield "encoder", path, model, figures
 
 
 def _denoiser_inputs(prior: PriorHalf, generator: torch.Generator) -> dict[str, Tensor]:

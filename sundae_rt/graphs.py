@@ -39,7 +39,7 @@ class Graphs:
                 f"bundle {bundle.manifest.name!r}: {main} has no variant {shown(variant)} "
                 f"(it has {', '.join(held[main])})"
             )
-        self._variants = {graph: _chosen(bundle.manifest, graph, backend, variant) for graph in held}
+        self._variants = {graph: chosen_variant(bundle.manifest, graph, backend, variant) for graph in held}
         self.variant: Final = self._variants[main]
         self._inputs = _input_shapes(bundle.manifest)
         self._outputs = _output_shapes(bundle.manifest)
@@ -94,8 +94,9 @@ class Graphs:
             if name not in self._loaded:
                 self._bundle.variants(name)  # says what is missing
                 variant = self._variants[name]
+                data, origin = self._bundle.read(name, variant), self._bundle.origin(name, variant)
                 with self._bundle.weights(name, variant) as folder:
-                    graph = self._backend.load(self._bundle.read(name, variant), f"{name} ({variant})", folder)
+                    graph = self._backend.load(data, f"{name} ({variant})", folder, origin)
                 self._check_inputs(name, graph)
                 if name == "denoiser":
                     self._check_vocabulary(graph)
@@ -143,8 +144,12 @@ class Graphs:
         )
 
 
-def _chosen(manifest: Manifest, graph: str, backend: Backend, variant: str) -> str:
-    """The variant that was asked for, where the graph has it; else the first that the backend likes and can run."""
+def chosen_variant(manifest: Manifest, graph: str, backend: Backend, variant: str = "auto") -> str:
+    """The variant that was asked for, where the graph has it; else the first that the backend likes and can run.
+
+    Raises:
+        BackendError: the backend does not provide what the variant requires.
+    """
     variants = manifest.graphs[graph]
     candidates = (
         (variant,) if variant in variants else (*(name for name in backend.variants if name in variants), *variants)

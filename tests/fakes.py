@@ -117,7 +117,7 @@ class FakeBackend:
         self.before_run: Callable[[str], None] = lambda graph: None
         self._lock = threading.Lock()
 
-    def load(self, model: bytes, name: str, folder: Path | None = None) -> FakeGraph:
+    def load(self, model: bytes, name: str, folder: Path | None = None, origin: Any = None) -> FakeGraph:
         graph, _, kind = model.decode().partition(" ")
         return FakeGraph(self, graph, takes_labels=kind == "with labels")
 

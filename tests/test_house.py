@@ -16,7 +16,7 @@ from house import FOLDERS, PACKAGES, PYPROJECT, ROOT, imports, modules, tree
 
 # Each part, the other parts that it may import, and the distributions beyond the standard library.
 ARROWS = {
-    "sundae_rt": ({"sundae_rt.engines"}, {"numpy", "PIL", "onnxruntime"}),
+    "sundae_rt": ({"sundae_rt.engines"}, {"numpy", "PIL", "onnxruntime", "tensorrt", "tensorrt_rtx"}),
     "sundae_rt.engines": ({"sundae_rt"}, set()),
     "sundae_rt.cli": (
         {"sundae_rt", "sundae_rt.engines", "sundae_rt.training", "sundae_rt.export"},
@@ -27,7 +27,10 @@ ARROWS = {
 }
 # What a distribution is imported as, where that is not its own name.
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
-EXTRAS_ONLY = {"torch", "onnx", "onnxscript", "einops", "accelerate", "safetensors", "yaml"}
+EXTRAS_ONLY = {"torch", "onnx", "onnxscript", "einops", "accelerate", "safetensors", "yaml", "tensorrt", "tensorrt_rtx"}
+# The one module of the house that may import each of these: the others go through it.
+ONLY_IN = {"tensorrt": "sundae_rt.tensorrt.library", "tensorrt_rtx": "sundae_rt.tensorrt.library"}
+RUNTIMES = {"onnxruntime", "onnxruntime-gpu"}
 PUBLIC = {
     "BackendError",
     "BundleError",
@@ -39,7 +42,7 @@ PUBLIC = {
     "__version__",
     "load",
 }
-COMMANDS = ["generate", "inpaint", "encode", "train", "export", "info"]
+COMMANDS = ["generate", "inpaint", "encode", "train", "export", "build", "info"]
 
 
 def part_of(module: str) -> str:
@@ -72,6 +75,7 @@ def test_imports_follow_the_arrows(name: str) -> None:
             assert part_of(found.module) in {part, *parts}, where
         elif distributions is not None:
             assert top in distributions | sys.stdlib_module_names, where
+            assert ONLY_IN.get(top, name) == name, where
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -134,13 +138,30 @@ def test_an_extra_installs_all_that_its_half_imports(extra: str, entrances: list
     project = PYPROJECT["project"]
     listed = {
         re.split("[<>=]", requirement)[0]
-        for requirement in (*project["dependencies"], *project["optional-dependencies"][extra])
+        for requirement in (
+            *project["dependencies"],
+            *project["optional-dependencies"]["cpu"],
+            *project["optional-dependencies"][extra],
+        )
     }
     known = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in listed} | sys.stdlib_module_names
     inside = [name for entrance in entrances for name in modules() if f"{name}.".startswith(f"{entrance}.")]
     for name in inside:
         for module, where in everything_behind(name).items():
-            assert module.partition(".")[0] in known | {"sundae_rt"}, f"{where} imports {module}, for {name}"
+            assert module.partition(".")[0] in known | {"sundae_rt", *ONLY_IN}, f"{where} imports {module}, for {name}"
+
+
+def test_no_extra_but_cpu_and_cuda_brings_an_onnx_runtime_and_each_brings_one() -> None:
+    project = PYPROJECT["project"]
+    listed = {"": project["dependencies"], **project["optional-dependencies"]}
+    runtimes = {
+        extra: [name for name in (re.split(r"[\[<>=]", requirement)[0] for requirement in held) if name in RUNTIMES]
+        for extra, held in listed.items()
+    }
+    assert {extra: found for extra, found in runtimes.items() if found} == {
+        "cpu": ["onnxruntime"],
+        "cuda": ["onnxruntime-gpu"],
+    }
 
 
 def test_export_and_encode_work_without_what_only_training_needs() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from sundae_rt.backends.origin import Origin
 from sundae_rt.errors import BackendError, InputError, shown
 
 _log = logging.getLogger("sundae_rt")
@@ -47,10 +48,11 @@ class Backend(Protocol):
     variants: tuple[str, ...]
     provides: frozenset[str]
 
-    def load(self, model: bytes, name: str, folder: Path | None = None) -> Graph:
+    def load(self, model: bytes, name: str, folder: Path | None = None, origin: Origin | None = None) -> Graph:
         """Load a graph from the bytes of its file; `name` is for messages.
 
-        `folder` holds the file of the weights that are not in `model`, where there is one, while this runs.
+        `folder` holds the file of the weights that are not in `model`, where there is one, while this runs. `origin` is
+        for a backend that keeps what it makes of a graph.
 
         Raises:
             BackendError: the bytes are no graph that this backend can run; one line.
@@ -70,8 +72,14 @@ def _cuda(threads: int | None) -> Backend:
     return OnnxRuntimeBackend.cuda(threads)
 
 
+def _tensorrt(threads: int | None) -> Backend:
+    from sundae_rt.backends.tensorrt import TensorRTBackend
+
+    return TensorRTBackend.open()
+
+
 # By name, fastest first: the order in which `auto` tries them. Each imports its library only when it is opened.
-_BACKENDS: dict[str, Callable[[int | None], Backend]] = {"cuda": _cuda, "cpu": _cpu}
+_BACKENDS: dict[str, Callable[[int | None], Backend]] = {"tensorrt": _tensorrt, "cuda": _cuda, "cpu": _cpu}
 
 NAMES = ("auto", *_BACKENDS)
 

@@ -49,6 +49,7 @@ def _size(text: str) -> tuple[int, int]:
 @click.option("--out", type=FILE, metavar="DIR", help="Bundle to write.  [the checkpoint's name with -bundle]")
 @click.option("--variants", default="fp32", metavar="A,B,...", show_default=True, help="Precisions to write.")
 @click.option("--logits", is_flag=True, help="Add the graph of raw logits.")
+@click.option("--tensorrt", is_flag=True, help="Build engines too, of the best variant, as `sundae-rt build` does.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle, once the new one is whole.")
 def command(
     checkpoint: Path | None,
@@ -63,6 +64,7 @@ def command(
     out: Path | None,
     variants: str,
     logits: bool,
+    tensorrt: bool,
     force: bool,
 ) -> None:
     """Export a prior and its VQ-GAN (or either alone) as ONNX graphs, checked against PyTorch.
@@ -106,3 +108,8 @@ def command(
         force=force,
         say=click.echo,
     )
+    if tensorrt:
+        from sundae_rt.bundle import Bundle
+        from sundae_rt.cli.build import build_engines
+
+        build_engines(Bundle.open(out))
