@@ -64,7 +64,7 @@ def load(
 
     Args:
         bundle: a folder, a zip file, or the name of a bundle that ships.
-        backend: "cpu", "cuda", or "auto" for the fastest that is present.
+        backend: "cpu", "cuda", "tensorrt", or "auto" for the fastest that is present.
         variant: precision variant of the denoiser, such as "fp32"; the other graphs use it too where they have it.
             "auto" takes the backend's best for each graph.
         threads: CPU threads; None takes as many as the process may use cores.

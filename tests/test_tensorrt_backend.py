@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -118,9 +120,7 @@ def test_it_builds_for_the_gpu_that_is_there(
 
 
 def test_a_gpu_that_the_library_does_not_serve_is_named_with_the_remedy() -> None:
-    with pytest.raises(
-        BackendError, match=r"does not serve Fake GPU \(.* 9\.0, .*: pip install 'sundae-rt\[tensorrt\]'$"
-    ):
+    with pytest.raises(BackendError, match=r"does not serve Fake GPU \(.* 9\.0, .*'sundae-rt\[tensorrt\]'$"):
         backend("9.0")
 
 
@@ -147,19 +147,14 @@ def test_without_a_gpu_it_says_so_before_anything_is_imported(monkeypatch: pytes
 
 def test_without_the_library_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(tensorrt_backend, "CudaDriver", FakeDriver)
-    with pytest.raises(
-        BackendError,
-        match=r"^tensorrt: TensorRT cannot be imported \(tensorrt: .*; tensorrt_rtx: .*sundae-rt\[tensorrt-rtx",
-    ):
+    complaint = r"^tensorrt: TensorRT cannot be imported \(tensorrt: .*; tensorrt_rtx: .*'sundae-rt\[tensorrt-rtx\]'"
+    with pytest.raises(BackendError, match=complaint):
         open_backend("tensorrt")
 
 
 def test_a_library_that_is_there_but_does_not_load_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-    from types import ModuleType
-
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))  # what an uninstalled package leaves behind
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(BackendError, match=r"\(tensorrt is installed but does not load: .*Builder.*; tensorrt_rtx: "):

@@ -22,9 +22,9 @@ class TensorRTBackend:
         BackendError: the library does not serve the GPU.
     """
 
-    name = "tensorrt"
-    variants = ("fp16", "bf16", "fp32")
-    provides = frozenset({"tensorrt", "half"})
+    name: str = "tensorrt"
+    variants: tuple[str, ...] = ("fp16", "bf16", "fp32")
+    provides: frozenset[str] = frozenset({"tensorrt", "half"})
 
     def __init__(self, library: Library, driver: Driver) -> None:
         self._library, self._driver = library, driver

@@ -58,9 +58,9 @@ def runs(bundle: "Bundle") -> dict[str, dict[str, str | None]]:
         entry: dict[str, str | None] = {"backend": backend.name, "variant": None, "fault": None}
         found[graph] = entry
         try:
-            entry["variant"] = chosen_variant(bundle.manifest, graph, backend)
+            entry["variant"] = variant = chosen_variant(bundle.manifest, graph, backend)
             with held_back():
-                _try(backend, bundle, graph, entry["variant"])
+                _try(backend, bundle, graph, variant)
         except SundaeError as error:
             entry["fault"] = str(error)
     return found

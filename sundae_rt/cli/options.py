@@ -62,7 +62,9 @@ def engine_options(command: Command) -> Command:
         metavar="NAME|PATH",
         help=f"Bundle to run: a name that ships, else a path; ./NAME is always a path.  [{DEFAULT}]",
     )
-    @click.option("--backend", default="auto", metavar="NAME", show_default=True, help="What runs it: auto, cpu, cuda.")
+    @click.option(
+        "--backend", default="auto", metavar="NAME", show_default=True, help="What runs it: auto, cpu, cuda, tensorrt."
+    )
     @click.option("--variant", default="auto", metavar="NAME", show_default=True, help="Precision: auto, fp32, ...")
     @click.option(
         "--batch-size",

@@ -111,13 +111,13 @@ def test_a_zipped_bundle_keeps_its_engines_in_the_users_cache(
     [
         (
             ["--precision", "fp8"],
-            "bundle 'fake' has no variant 'fp8' (it has fp32): export it again with --variants fp32,fp8",
+            "has no variant 'fp8' (it has fp32): export it again with --variants fp32,fp8",
         ),
         (["--batch", "9:1"], "batch must rise from 1 or more to at most 65535, not 9:1"),
         (["--batch", "many"], "batch must be N, A:B or A:LIKELY:B, not 'many'"),
         (
             ["--compute-capability", "9.0"],
-            "does not build for compute capability 9.0 (it builds for portable, 7.5, 8.0,",
+            "compute capability 9.0 (it builds for portable, 7.5, 8.0,",
         ),
         (["--bundle", "nowhere"], "no bundle 'nowhere'"),
     ],

@@ -77,7 +77,12 @@ def test_it_says_which_backends_could_run_it_here(run: Any) -> None:
 
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine has, `auto` takes the CPU."""
-    monkeypatch.setattr(backends, "_BACKENDS", {"cpu": backends._BACKENDS["cpu"]})
+    only(monkeypatch, "cpu", backends._BACKENDS["cpu"])
+
+
+def only(monkeypatch: pytest.MonkeyPatch, name: str, opener: Any) -> None:
+    monkeypatch.setattr(backends, "_BACKENDS", {name: opener})
+    monkeypatch.setattr(backends, "NAMES", ("auto", name))
 
 
 def test_it_says_what_would_really_run_each_graph(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +106,7 @@ def test_an_engine_that_is_not_built_yet_is_said_not_to_run_and_none_is_built(
 ) -> None:
     driver = FakeDriver()
     fake = TensorRTBackend(fake_library(driver), driver)
-    monkeypatch.setattr(backends, "_BACKENDS", {"tensorrt": lambda threads: fake})
+    only(monkeypatch, "tensorrt", lambda threads: fake)
     facts = json.loads("\n".join(run("info", "fake", "--json").out))
     assert facts["runs"]["denoiser"]["backend"] == "tensorrt"
     assert facts["runs"]["denoiser"]["fault"].endswith("its first use would do: sundae-rt build --bundle fake")
@@ -117,14 +122,13 @@ def test_without_a_bundle_it_says_what_this_machine_has_and_lacks(run: Any, monk
     assert result.code == 0
     assert "  GPU           none: this machine has no NVIDIA driver (libnosuchdriver.so.1 is not found)" in text
     assert "with" in next(line for line in result.out if line.startswith("  ONNX Runtime"))
-    assert "pip install 'sundae-rt[tensorrt-rtx]'" in next(
-        line for line in result.out if line.startswith("  TensorRT ")
-    )
+    assert "'sundae-rt[tensorrt-rtx]'" in next(line for line in result.out if line.startswith("  TensorRT "))
     assert "  cpu       present" in result.out
     assert set(json.loads("\n".join(run("info", "--json").out))) == {"machine", "backends"}
 
 
 def test_gpus_and_a_doubled_install_are_shown(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_cpu(monkeypatch)
     monkeypatch.setattr(driver_module, "load_library", lambda: None)
     monkeypatch.setattr(driver_module, "devices", lambda library: [Device("NVIDIA L4", "8.9", 24 * 2**30)])
     monkeypatch.setattr(installation, "installed", lambda: ["onnxruntime", "onnxruntime-gpu"])

@@ -56,6 +56,14 @@ def test_the_graphs_hold_every_parameter_of_the_papers_sizes(bundle: Path) -> No
     assert size["encoder"] + size["decoder"] == pytest.approx(4 * (vqgan["parameters"] + twice), abs=SLACK)
 
 
+def test_its_graphs_become_engines(bundle: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="engines are built with tensorrt-rtx")
+    command("build", "--bundle", bundle, "--batch", "1", "--batch", "1:64")
+    engines = {path.name.partition("-")[0]: path.stat().st_size for path in bundle.glob("engines/*.engine")}
+    assert engines.keys() == {"denoiser", "decoder", "encoder"}
+    assert all(size > (bundle / f"{graph}.onnx").stat().st_size for graph, size in engines.items())
+
+
 def test_a_seed_gives_the_same_picture_in_every_run(bundle: Path, tmp_path: Path) -> None:
     command("generate", "--bundle", bundle, "--n", "1", "--steps", "2", "--seed", "5", "--out", tmp_path)
     with Image.open(tmp_path / "000000.png") as image:
