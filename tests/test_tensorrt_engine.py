@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any
 
@@ -73,14 +74,15 @@ def test_no_memory_for_a_single_row_is_an_error_and_leaves_nothing_allocated() -
     assert not driver.memory
 
 
-def test_memory_is_kept_between_runs_and_given_back_on_close() -> None:
+def test_memory_is_kept_between_runs_and_given_back_with_the_engine() -> None:
     driver = FakeDriver()
     made = engine(driver)
     made.run({"x": batch(8)})
     held = set(driver.memory)
     made.run({"x": batch(3)})
     assert set(driver.memory) == held
-    made.close()
+    del made
+    gc.collect()
     assert not driver.memory
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import weakref
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ class Engine:
     """A loaded engine; see `sundae_rt.backends.Graph`.
 
     A batch that no profile holds is run in parts; one that the GPU has no memory for too, and then no larger one is
-    tried again.
+    tried again. The GPU's memory is given back when nothing refers to the engine any more.
 
     Args:
         library: the one that built it.
@@ -74,6 +75,7 @@ class Engine:
         self._limit = max(one.largest for one in self._profiles)
         self._contexts: dict[int, Any] = {}
         self._buffers: dict[str, tuple[int, int]] = {}  # by name: address and size
+        weakref.finalize(self, _give_back, driver, self._buffers).atexit = False
         self._lock = threading.Lock()  # an execution context serves one caller at a time, and a GPU one batch
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -92,12 +94,6 @@ class Engine:
                 except OutOfDeviceMemory as error:
                     self._shrink(count, error)
         return {entry: np.concatenate([part[entry] for part in parts]) for entry in self._outputs}
-
-    def close(self) -> None:
-        """Give the GPU's memory back."""
-        with self._lock:
-            self._driver.attach()
-            self._release()
 
     def _run_padded(self, inputs: Mapping[str, NDArray[Any]], rows: int) -> Arrays:
         chosen = choose(self._profiles, rows)
@@ -171,8 +167,7 @@ class Engine:
 
     def _release(self) -> None:
         self._contexts.clear()
-        while self._buffers:
-            self._driver.free(self._buffers.popitem()[1][0])
+        _give_back(self._driver, self._buffers)
 
     def _checked_rows(self, inputs: Mapping[str, NDArray[Any]]) -> int:
         """How many rows a batch has; what is wrong with it is said before the GPU sees it."""
@@ -204,3 +199,9 @@ class Engine:
 
     def _failed(self, what: str) -> BackendError:
         return BackendError(f"{self._name}: its engine {what}: {self._library.failure()}")
+
+
+def _give_back(driver: Driver, buffers: dict[str, tuple[int, int]]) -> None:
+    driver.attach()
+    while buffers:
+        driver.free(buffers.popitem()[1][0])

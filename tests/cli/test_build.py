@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +100,6 @@ def test_a_changed_graph_is_built_anew_and_the_line_says_why(run: Any, builds: l
 def test_a_zipped_bundle_keeps_its_engines_in_the_users_cache(
     run: Any, builds: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import shutil
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.make_archive("zipped", "zip", "fake")
     result = run("build", "--bundle", "zipped.zip")
@@ -138,9 +139,20 @@ def test_a_damaged_graph_is_not_built(run: Any, builds: list[Any]) -> None:
     assert "denoiser.onnx is damaged or was altered" in result.err[0]
 
 
-def test_without_tensorrt_it_says_how_to_install_it(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+def test_export_builds_them_in_one_go_where_that_is_asked_for(
+    run: Any, builds: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = types.ModuleType("sundae_rt.export")
+    export.export_checkpoint = lambda checkpoint, *, out, **rest: half(str(out))
+    monkeypatch.setitem(sys.modules, "sundae_rt.export", export)
+    arguments = ("export", "--preset", "toy", "--random-weights", "--out")
+    assert run(*arguments, "plain").code == 0
+    assert builds == []
+    assert run(*arguments, "whole", "--tensorrt").code == 0
+    assert [name for name, _, _ in builds] == ["denoiser (fp16)", "decoder (fp32)", "encoder (fp32)"]
 
+
+def test_without_tensorrt_it_says_how_to_install_it(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     result = run("build", "--bundle", "fake")
