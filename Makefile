@@ -43,12 +43,12 @@ $(VENV)/.made:
 
 $(VENV)/.runtime: pyproject.toml Makefile | $(VENV)/.made
 	@echo "Installing the runtime into $(VENV) (no PyTorch)"
-	@$(PIP) install --quiet --editable '.[cpu]'
+	@$(PIP) install --quiet --editable .
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.runtime
 	@echo "Adding PyTorch, the exporter and the test tools to $(VENV) (minutes, the first time)"
-	@$(PIP) install --quiet --editable '.[cpu,train,export,test]' $(TORCH)
+	@$(PIP) install --quiet --editable '.[train,export,test]' $(TORCH)
 	@touch $@
 
 clean:

@@ -23,6 +23,9 @@ from sundae_rt.manifest import Manifest
 Make = Callable[[int, int], NDArray[np.uint8]]
 """(images, steps) -> uint8 [N,H,W,3]."""
 
+Contender = tuple[Make, str]
+"""What makes images, and what it makes them with: the precision, and where there is a choice the backend."""
+
 Run = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 """A graph: named arrays to named arrays."""
 
@@ -37,17 +40,17 @@ class Job:
     threads: int
 
 
-def eager(job: Job) -> Make:
+def eager(job: Job) -> Contender:
     """This project's own PyTorch modules, fp32, in a plain sampling loop."""
-    return _pytorch(job, compiled=False)
+    return _pytorch(job, compiled=False), "fp32"
 
 
-def compiled(job: Job) -> Make:
+def compiled(job: Job) -> Contender:
     """The same under `torch.compile`."""
-    return _pytorch(job, compiled=True)
+    return _pytorch(job, compiled=True), "fp32"
 
 
-def onnx_runtime(job: Job) -> Make:
+def onnx_runtime(job: Job) -> Contender:
     """ONNX Runtime as it comes, fp32, on the bundle's graphs, in a plain loop."""
     import onnxruntime
 
@@ -58,42 +61,55 @@ def onnx_runtime(job: Job) -> Make:
         outputs = [output.name for output in session.get_outputs()]
         return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
 
-    return _graphs(job, opened)
+    return _graphs(job, opened), "fp32"
 
 
-def openvino(job: Job) -> Make:
+def openvino(job: Job) -> Contender:
     """OpenVINO as it comes, which picks the precision, on the bundle's fp32 graphs, in a plain loop."""
     import openvino
 
     core = openvino.Core()
+    precisions = []
 
     def opened(name: str) -> Run:
         model = core.compile_model(job.bundle / name, "CPU", {"INFERENCE_NUM_THREADS": job.threads})
-        outputs = {output: next(iter(output.names)) for output in model.outputs}
-        return lambda inputs: {outputs[output]: array for output, array in model(inputs).items()}
+        precisions.append(model.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        # A tensor may bear other names beside its output's; all of them lead to it.
+        return lambda inputs: {name: array for output, array in model(inputs).items() for name in output.names}
 
-    return _graphs(job, opened)
+    make = _graphs(job, opened)
+    return make, "/".join(dict.fromkeys(precisions))
 
 
-def runtime(job: Job) -> Make:
-    """This project's runtime as it ships."""
-    loaded = sundae_rt.load(job.bundle, backend="cpu", threads=job.threads, batch_size=job.batch_size)
+def runtime(job: Job) -> Contender:
+    """This project's runtime as it ships: on what `auto` takes."""
+    return _runtime(job, "auto")
+
+
+def runtime_onnx_runtime(job: Job) -> Contender:
+    """The same with ONNX Runtime alone, as without the extra openvino."""
+    return _runtime(job, "cpu")
+
+
+CONTENDERS: dict[str, Callable[[Job], Contender]] = {
+    "eager": eager,
+    "compile": compiled,
+    "onnxruntime": onnx_runtime,
+    "openvino": openvino,
+    "runtime": runtime,
+    "runtime-onnxruntime": runtime_onnx_runtime,
+}
+
+
+def _runtime(job: Job, backend: str) -> Contender:
+    loaded = sundae_rt.load(job.bundle, backend=backend, threads=job.threads, batch_size=job.batch_size)
 
     def make(count: int, steps: int) -> NDArray[np.uint8]:
         # No image stops early: the contenders' loops know no stopping.
         samples = loaded.generate(count, steps=steps, min_steps=steps)
         return np.stack([np.asarray(sample.image) for sample in samples])
 
-    return make
-
-
-CONTENDERS: dict[str, Callable[[Job], Make]] = {
-    "eager": eager,
-    "compile": compiled,
-    "onnxruntime": onnx_runtime,
-    "openvino": openvino,
-    "runtime": runtime,
-}
+    return make, f"{loaded.backend}, {loaded.variant}"
 
 
 def _pytorch(job: Job, compiled: bool) -> Make:
@@ -171,13 +187,13 @@ def _peak_memory_mib() -> float:
 def main() -> None:
     """Serve turns: a line `images steps` in, a line of JSON out."""
     name, preset, bundle, batch_size, threads = sys.argv[1:]
-    make = CONTENDERS[name](Job(preset, Path(bundle), int(batch_size), int(threads)))
+    make, how = CONTENDERS[name](Job(preset, Path(bundle), int(batch_size), int(threads)))
     for line in sys.stdin:
         count, steps = map(int, line.split())
         start = time.perf_counter()
         images = make(count, steps)
         seconds = time.perf_counter() - start
-        told = {"images": len(images), "seconds": seconds, "peak_memory_mib": _peak_memory_mib()}
+        told = {"images": len(images), "seconds": seconds, "peak_memory_mib": _peak_memory_mib(), "how": how}
         print(json.dumps(told), flush=True)
 
 

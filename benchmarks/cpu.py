@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.cpu`` exports the presets with random weights (`earth` and the paper's `ffhq256-2102`), lets the
 contenders take turns, prints a table for each, and writes it to `benchmarks/results/`. Ratios hold within one run on
-one machine. Needs the extras train and export, and for two of the contenders openvino and a C++ compiler; what is
-missing is said, and left out.
+one machine. Needs the extras train and export, and for two of the contenders the extra openvino and a C++ compiler;
+what is missing is said, and left out. What `sundae-rt bench` remembers of these bundles counts for `runtime`; the table
+says what it ran on.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sundae_rt.export.graphs import Decoder
 from sundae_rt.export.sources import from_preset
 
 RESULTS = Path(__file__).parent / "results"
+_ROOT = Path(__file__).parent.parent  # from where contenders are found
 _BASE = "eager"  # what ratios are to
 _QUICK_IMAGES, _ROUNDS = 8, 2
 
@@ -38,6 +40,7 @@ class Row:
     """What one contender took: seconds of each of its turns, and its peak memory in MiB; or why it took no part."""
 
     name: str
+    how: str = ""
     images: int = 0
     seconds: list[float] = field(default_factory=list)
     peak_memory_mib: float = 0.0
@@ -55,7 +58,7 @@ class Turns:
     def __init__(self, name: str, *arguments: object) -> None:
         command = [sys.executable, "-m", "benchmarks.contenders", name, *map(str, arguments)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT
         )
 
     def take(self, images: int, steps: int) -> dict[str, Any]:
@@ -115,7 +118,7 @@ def main(
         if not bundle.exists():
             export_checkpoint(out=bundle, preset=preset, random_weights=True, say=click.echo)
         work = _gflop_per_image(preset, steps)
-        rows = _race(names, [preset, bundle, batch_size, threads], images, steps, rounds)
+        rows = _race(names, [preset, bundle.resolve(), batch_size, threads], images, steps, rounds)
         lines = _table(rows, work, limits["fp32"])
         click.echo(f"\n{preset}: {images} images, {steps} steps, batch {batch_size}, {work:.0f} GFLOP an image")
         click.echo("\n".join(lines))
@@ -139,6 +142,7 @@ def _race(names: Sequence[str], job: list[object], images: int, steps: int, roun
                     turns.pop(name).end()
                     continue
                 if count:
+                    rows[name].how = told["how"]
                     rows[name].images += told["images"]
                     rows[name].seconds.append(told["seconds"])
                     rows[name].peak_memory_mib = told["peak_memory_mib"]
@@ -169,18 +173,17 @@ def _table(rows: Sequence[Row], work: float, limit: float) -> list[str]:
     """Markdown. The share of the GEMM limit is the fp32 one: what runs in bf16 or int8 may pass 100 %."""
     base = next((row.seconds_per_image for row in rows if row.name == _BASE and not row.missing), None)
     lines = [
-        f"| contender | seconds an image | times {_BASE} | peak memory, MiB | of the fp32 GEMM limit |",
-        "|---|---|---|---|---|",
+        f"| contender | runs | seconds an image | times {_BASE} | peak memory, MiB | of the fp32 GEMM limit |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
         if row.missing:
-            lines.append(f"| {row.name} | not run: {row.missing} | | | |")
+            lines.append(f"| {row.name} | not run: {row.missing} | | | | |")
             continue
         ratio = f"{base / row.seconds_per_image:.2f}" if base else ""
         share = work / row.seconds_per_image / limit
-        lines.append(
-            f"| {row.name} | {row.seconds_per_image:.3f} | {ratio} | {row.peak_memory_mib:.0f} | {100 * share:.0f} % |"
-        )
+        figures = (f"{row.seconds_per_image:.3f}", ratio, f"{row.peak_memory_mib:.0f}", f"{100 * share:.0f} %")
+        lines.append(f"| {' | '.join((row.name, row.how, *figures))} |")
     return lines
 
 

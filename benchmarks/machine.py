@@ -7,25 +7,24 @@ import platform
 import time
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sundae_rt.backends.cores import available_cores
+from sundae_rt.backends.processor import instructions, processor_name
 
 _SIDES = (256, 512, 1024, 2048)  # of the matrices: the largest that does not take too long
 _SECONDS = 0.5  # too long
 _LIBRARIES = ("numpy", "onnxruntime", "openvino", "sundae-rt", "torch")
-_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def describe() -> dict[str, Any]:
     """Processor, instructions that matter here, cores that may be used, memory, and the libraries' versions."""
     return {
-        "processor": _field("/proc/cpuinfo", "model name") or platform.processor(),
-        "instructions": sorted(set(_field("/proc/cpuinfo", "flags").split()).intersection(_INSTRUCTIONS)),
+        "processor": processor_name(),
+        "instructions": sorted(instructions()),
         "cores": available_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
@@ -70,15 +69,6 @@ def _limit(matrix: Callable[[int, int], Tensor], square: Callable[[Tensor], Tens
         if 8 * taken > _SECONDS:  # as long as the next side would take
             break
     return round(speed, 1)
-
-
-def _field(path: str, name: str) -> str:
-    """The first value of a field of one of the kernel's `name: value` files, or nothing."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.split(":")[0].strip() == name), "")
 
 
 def _version(name: str) -> str | None:

@@ -1,31 +1,20 @@
-"""Writes a bundle: each graph converted, checked against PyTorch, hashed, and put under one manifest."""
+"""Writes a bundle: graphs that were made and checked, each hashed, and all put under one manifest."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import onnx
-import torch
-from torch import Tensor
-
 from sundae_rt.errors import InputError
-from sundae_rt.export import checks, graphs
-from sundae_rt.export.conversion import data_path, drop_output, to_onnx
+from sundae_rt.export.conversion import weights_file
+from sundae_rt.export.making import Made, make
 from sundae_rt.export.published.labels import LabelOrder
-from sundae_rt.export.sources import PriorHalf, Sources, from_checkpoints, from_preset
-from sundae_rt.export.variants import VARIANTS
-from sundae_rt.families import FAMILIES
+from sundae_rt.export.sources import Sources, from_checkpoints, from_preset
+from sundae_rt.export.variants import in_order
 from sundae_rt.files import replacing_folder
 from sundae_rt.manifest import DataFile, GraphFile, Manifest, plain_name
-
-CHECKED_ROWS = 3
-"""Rows of codes that a prior's graphs are checked on."""
-CHECKED_IMAGES = 2
-"""Images that a VQ-GAN's graphs are checked on: at a megapixel each they take most of an export's time and memory."""
 
 
 def export_checkpoint(
@@ -41,6 +30,7 @@ def export_checkpoint(
     preset: str | None = None,
     random_weights: bool = False,
     variants: Iterable[str] = ("fp32",),
+    calibrate: Path | None = None,
     logits: bool = False,
     force: bool = False,
     say: Callable[[str], None] = print,
@@ -58,7 +48,11 @@ def export_checkpoint(
         image_size: (H, W) of images in pixels, where a VQ-GAN exported alone is not to have its nominal size.
         preset: with ``random_weights``, the preset to build, by its name or the path of a toml file.
         random_weights: asked for explicitly, so that nobody serves noise by mistake.
-        variants: precisions, of :data:`~sundae_rt.export.variants.VARIANTS`.
+        variants: ``fp32``, and beside it others of :data:`~sundae_rt.export.variants.VARIANTS`: ``int8``, a denoiser
+            whose matrix products take 8 bits, for CPUs; ``fp16`` and ``bf16``, all graphs in 16 bits, for GPUs. What
+            each costs is measured and kept in the manifest.
+        calibrate: codes that ``sundae-rt encode`` wrote, to calibrate 8-bit scales and to measure the price on (some
+            for each); best of images that training never saw. Without it samples of the model's own serve.
         logits: add the graph of raw logits.
         force: replace an existing bundle, once the new one is whole.
         say: takes each line of progress.
@@ -69,12 +63,12 @@ def export_checkpoint(
     Raises:
         InputError: bad arguments, unreadable or mismatched checkpoints and configs, an existing folder, or one
             whose name no bundle may have.
-        BundleError: a graph that differs from PyTorch by more than its tolerance; nothing is written.
+        BundleError: a graph that differs from PyTorch by more than its tolerance, or a variant whose price is over its
+            limit; nothing is written.
     """
-    variants = sorted(set(variants), key=[*VARIANTS, *variants].index)
-    for variant in variants:
-        if variant not in VARIANTS:
-            raise InputError(f"unknown variant {variant!r}: this version exports {', '.join(VARIANTS)}")
+    variants = in_order(variants)
+    if calibrate is not None and "int8" not in variants:
+        raise InputError(f"--calibrate {calibrate} is for 8-bit variants: add --variants fp32,int8")
     if (preset is not None) != random_weights:
         raise InputError("--preset and --random-weights go together: a preset has no trained weights")
     if preset is not None and (checkpoint is not None or vqgan is not None):
@@ -98,14 +92,18 @@ def export_checkpoint(
         )
         for note in sources.notes:
             say(note)
+        if "int8" in variants and sources.prior is None:
+            raise InputError("the variant int8 is a prior's: name one with --checkpoint, or leave it out of --variants")
         files: dict[str, dict[str, GraphFile]] = {}
         measured: dict[str, Any] = {}
-        for variant in variants:
-            for graph, path, model, figures in _graphs(sources, logits, folder, variant):
-                figures_said = (f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures.items())
-                say(f"{path.stem}: {', '.join(figures_said)}")
-                files.setdefault(graph, {})[variant] = _write(model, path, VARIANTS[variant].requires)
-                measured[path.stem] = figures
+        for made in make(sources, variants, folder, logits=logits, calibrate=calibrate):
+            files.setdefault(made.graph, {})[made.variant] = _write(made, folder)
+            of_variant = measured
+            if made.variant != "fp32":
+                of_variant = measured.setdefault("variants", {}).setdefault(made.variant, {})
+            of_variant[made.graph] = made.figures
+            for line in made.told:
+                say(line)
         manifest = folder / "manifest.json"
         manifest.write_text(_manifest(name, sources, files, measured).to_json(), encoding="utf-8")
         Manifest.from_json(manifest.read_bytes())  # a bundle that nothing could open is not put in place
@@ -120,74 +118,14 @@ def _bundle_name(out: Path) -> str:
         raise InputError(f"{error}: name another folder with --out") from error
 
 
-def _write(model: onnx.ModelProto, path: Path, requires: tuple[str, ...]) -> GraphFile:
-    """Writes a graph, beside which `to_onnx` may have put its weights, and hashes both."""
-    graph, data = model.SerializeToString(), None
-    path.write_bytes(graph)
-    if (weights := data_path(path)).exists():
-        with weights.open("rb") as file:
-            data = DataFile(weights.name, hashlib.file_digest(file, "sha256").hexdigest())
-    return GraphFile(path.name, hashlib.sha256(graph).hexdigest(), requires, data)
-
-
-def _graphs(
-    sources: Sources, logits: bool, folder: Path, variant: str
-) -> Iterable[tuple[str, Path, onnx.ModelProto, dict[str, Any]]]:
-    """Each graph of one variant: name, where its file belongs, the graph, and how far it is from PyTorch in fp32."""
-    generator = torch.Generator().manual_seed(0)
-    kind = VARIANTS[variant]
-    prepare, checkable, tolerance = kind.prepare, kind.checkable, kind.tolerance
-    suffix = "" if variant == "fp32" else f"-{variant}"
-    if sources.prior is not None:
-        prior, inputs = sources.prior.model, _denoiser_inputs(sources.prior, generator)
-        kept = prepare(prior)
-        module = graphs.LabelledDenoiser if "label" in inputs else graphs.Denoiser
-        outputs = ["new_codes", "proposal", "confidence", "logits"]
-        path = folder / f"denoiser{suffix}.onnx"
-        model = to_onnx(module(kept).eval(), inputs, outputs, path)
-        figures = checks.check_denoiser(checkable(model), module(prior).eval(), inputs, folder, tolerance)
-        drop_output(model, "logits")
-        yield "denoiser", path, model, figures
-        if logits:
-            inputs = {name: inputs[name] for name in ("codes", "label") if name in inputs}
-            path = folder / f"logits{suffix}.onnx"
-            model = to_onnx(graphs.Logits(kept).eval(), inputs, ["logits"], path)
-            plain = graphs.Logits(prior).eval()
-            yield "logits", path, model, checks.check_logits(checkable(model), plain, inputs, folder, tolerance)
-    if sources.vqgan is not None:
-        vqgan, grid = sources.vqgan.model, sources.latent_grid
-        kept = prepare(vqgan)
-        shape = (CHECKED_IMAGES, math.prod(grid))
-        codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
-        path = folder / f"decoder{suffix}.onnx"
-        model = to_onnx(graphs.Decoder(kept, grid).eval(), {"codes": codes}, ["images"], path)
-        # Pictures that the decoder makes are closer to what the encoder will see than noise is.
-        with torch.no_grad():
-            images = graphs.Decoder(vqgan, grid).eval()(codes)
-        figures = checks.check_decoder(checkable(model), images, {"codes": codes}, folder, tolerance)
-        yield "decoder", path, model, figures
-        path = folder / f"encoder{suffix}.onnx"
-        model = to_onnx(graphs.Encoder(kept).eval(), {"images": images}, ["codes"], path)
-        encoder = graphs.Encoder(vqgan).eval()
-        figures = checks.check_encoder(checkable(model), encoder, {"images": images}, folder, tolerance)
-        yield "encoder", path, model, figures
-
-
-def _denoiser_inputs(prior: PriorHalf, generator: torch.Generator) -> dict[str, Tensor]:
-    sizes = prior.model.config
-    shape = (CHECKED_ROWS, math.prod(sizes.latent_grid))
-    known = FAMILIES[prior.family](sizes.vocabulary).input_codes
-    inputs = {
-        "codes": checks.example_codes(shape, sizes.vocabulary, known, generator),
-        # One row is greedy, so that both branches are checked.
-        "temperature": torch.tensor([0.0, 0.7, 1.0]),
-        "uniform": torch.rand(shape, generator=generator),
-        "update": torch.rand(shape, generator=generator) < 0.5,
-    }
-    if sizes.labels:
-        inputs["label"] = torch.randint(sizes.labels, (CHECKED_ROWS,), generator=generator, dtype=torch.int32)
-        inputs["guidance"] = torch.tensor([1.0, 1.5, 1.0])
-    return inputs
+def _write(made: Made, folder: Path) -> GraphFile:
+    """Writes a graph, beside which its weights may lie already, and hashes both."""
+    graph, data = made.model.SerializeToString(), None
+    (folder / made.file).write_bytes(graph)
+    if (weights := weights_file(made.model)) is not None:
+        with (folder / weights).open("rb") as file:
+            data = DataFile(weights, hashlib.file_digest(file, "sha256").hexdigest())
+    return GraphFile(made.file, hashlib.sha256(graph).hexdigest(), made.requires, data)
 
 
 def _manifest(

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from sundae_rt.errors import BundleError
-from sundae_rt.export.variants import VARIANTS, Tolerance
+from sundae_rt.export.running import opened
 
-FP32 = VARIANTS["fp32"].tolerance
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a graph may be from the fp32 model in PyTorch.
+
+    ``logits``: largest difference of a logit, as a share of the largest logit's size (or of 1, if that is larger);
+    ``proposals``: smallest share of equal proposals, 0 where the figure is only kept: codes that are almost equally
+    probable, as random weights make them, change with the last bit; ``pixels``: largest difference of a pixel, of 255:
+    rounding may fall either way; ``codes``: smallest share of equal codes of a picture.
+    """
+
+    logits: float
+    proposals: float
+    pixels: int
+    codes: float
+
+
+FP32 = Tolerance(logits=1e-4, proposals=0.999, pixels=1, codes=0.999)
+"""For the model itself: a draw, or a nearest code, may be a tie within rounding."""
 TIES = 2
 """So many codes may differ however few there are in all: among many codes some tie falls within rounding."""
 
@@ -34,12 +52,7 @@ def example_codes(shape: tuple[int, int], vocabulary: int, inputs: int, generato
 
 def run_onnx(model: onnx.ModelProto, inputs: dict[str, Tensor], folder: Path | None = None) -> list[np.ndarray]:
     """Runs a model under ONNX Runtime on the CPU; ``folder`` holds the weights that are not inside it."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if folder is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return list(opened(model, folder)({name: tensor.numpy() for name, tensor in inputs.items()}).values())
 
 
 @torch.no_grad()

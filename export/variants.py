@@ -1,43 +1,34 @@
-"""The precisions that a bundle's graphs come in: what each makes of a model, and how far it may then be from fp32."""
+"""The precisions that a bundle's graphs come in: how each is made, what it needs, and how far from fp32 it may be."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import onnx
 import torch
-from onnx import TensorProto, numpy_helper
+from numpy.typing import NDArray
 from torch import nn
 
 from sundae_rt.errors import InputError
-from sundae_rt.export.half import halved
+from sundae_rt.export.checks import FP32, Tolerance
+from sundae_rt.export.halving import halved
+from sundae_rt.export.quantisation import quantised
+from sundae_rt.export.running import widened
+
+Batches = Iterable[Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far a graph may be from the fp32 model in PyTorch.
+class Exported:
+    """A variant of every graph, each exported from a module and compared with the fp32 model in PyTorch.
 
-    ``logits``: largest difference of a logit, as a share of the largest logit's size (or of 1, if that is larger);
-    ``proposals``: smallest share of equal proposals, 0 where the figure is only kept: codes that are almost equally
-    probable, as random weights make them, change with the last bit; ``pixels``: largest difference of a pixel, of 255:
-    rounding may fall either way; ``codes``: smallest share of equal codes of a picture.
-    """
-
-    logits: float
-    proposals: float
-    pixels: int
-    codes: float
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A precision.
-
-    ``tolerance``: see :class:`Tolerance`; ``requires``: what a backend must provide to run it; ``prepare``: makes the
-    module to export of a prior or a VQ-GAN; ``checkable``: makes of a graph one that ONNX Runtime runs on a CPU.
+    ``tolerance``: see :class:`~sundae_rt.export.checks.Tolerance`; ``requires``: what a backend must provide to run it;
+    ``prepare``: makes the module to export of a prior or a VQ-GAN; ``checkable``: makes of a graph one that ONNX
+    Runtime runs on a CPU.
     """
 
     tolerance: Tolerance
@@ -46,39 +37,43 @@ class Variant:
     checkable: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model
 
 
-def widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with fp32 wherever it has bf16, which ONNX Runtime does not compute in on a CPU.
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A variant of the denoiser alone, made of its fp32 graph, with which it shares one file of weights.
 
-    Raises:
-        InputError: its weights are outside it.
+    What it costs beside fp32 is measured and limited (:mod:`~sundae_rt.export.pricing`). ``rewrite``: takes the graph,
+    batches of inputs to calibrate on, and the folder with the weights.
     """
-    wide = onnx.ModelProto()
-    wide.CopyFrom(model)
-    graph = wide.graph
-    attributes = [attribute for node in graph.node for attribute in node.attribute]
-    for tensor in (*graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            raise InputError("a model of this size cannot be checked in bf16: export fp16 instead")
-        if tensor.data_type == TensorProto.BFLOAT16:
-            values = numpy_helper.to_array(tensor).astype("float32")
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    for attribute in attributes:
-        if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
-            attribute.i = TensorProto.FLOAT
-    del graph.value_info[:]
-    return wide
+
+    rewrite: Callable[[onnx.ModelProto, Batches, Path], onnx.ModelProto]
 
 
-VARIANTS: Final = {
-    "fp32": Variant(Tolerance(logits=1e-4, proposals=0.999, pixels=1, codes=0.999)),
-    "fp16": Variant(
+VARIANTS: Final[dict[str, Exported | Rewritten]] = {
+    "fp32": Exported(FP32),
+    "int8": Rewritten(quantised),
+    "fp16": Exported(
         Tolerance(logits=0.03, proposals=0, pixels=8, codes=0.9), ("half",), partial(halved, dtype=torch.float16)
     ),
-    "bf16": Variant(
+    "bf16": Exported(
         Tolerance(logits=0.2, proposals=0, pixels=64, codes=0.5),
         ("half",),
         partial(halved, dtype=torch.bfloat16),
         widened,
     ),
 }
-"""By name; fp32 comes first in a bundle."""
+"""By name, in the order in which a bundle lists them."""
+
+
+def in_order(wanted: Iterable[str]) -> tuple[str, ...]:
+    """The variants that are asked for, each once, in the order of :data:`VARIANTS`.
+
+    Raises:
+        InputError: a name that export does not know; or fp32, by which all others are judged, is missing.
+    """
+    names = tuple(wanted)
+    for name in names:
+        if name not in VARIANTS:
+            raise InputError(f"unknown variant {name!r}: this version exports {', '.join(VARIANTS)}")
+    if "fp32" not in names:
+        raise InputError(f"the variants {','.join(names)} lack fp32, by which the others are judged: add it")
+    return tuple(name for name in VARIANTS if name in names)

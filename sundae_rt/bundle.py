@@ -89,14 +89,15 @@ class Bundle:
 
     @contextmanager
     def weights(self, graph: str, variant: str) -> Iterator[Path | None]:
-        """A folder with the data file of one variant of one graph, while the graph is loaded; None where it has none.
+        """A folder with the file of one variant of one graph and its data file, while the graph is loaded.
 
-        It is the bundle's own, or a temporary one into which a zip file's is unpacked.
+        None where it has no data file. It is the bundle's own, or a temporary one into which a zip file's are unpacked.
 
         Raises:
             BundleError: the bundle lacks the data file, or it is altered or outside the bundle.
         """
-        entry = self.variants(graph)[variant].data
+        of_graph = self.variants(graph)[variant]
+        entry = of_graph.data
         if entry is None:
             yield None
         elif self.path.is_dir():
@@ -110,6 +111,7 @@ class Bundle:
                 _unpack(self.path, entry.file, unpacked)
                 with unpacked.open("rb") as file:
                     self._check_digest(entry, hashlib.file_digest(file, "sha256").hexdigest())
+                _unpack(self.path, of_graph.file, Path(folder) / of_graph.file)
                 yield Path(folder)
 
     def origin(self, graph: str, variant: str) -> Origin:

@@ -76,11 +76,13 @@ def replacing_folder(
 
 def user_cache() -> Path:
     """The folder for what this user can have made again; it need not exist."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        base = Path(folder)
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sundae-rt"
+        base = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    return base / "sundae-rt"
 
 
 def _check_replaceable(path: str | os.PathLike[str], target: Path, force: bool, marker: str) -> None:

@@ -3,14 +3,17 @@
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sundae_rt.backends import Backend, Graph
+from sundae_rt.backends.origin import Origin
 from sundae_rt.bundle import Bundle
-from sundae_rt.errors import BackendError, BundleError, SundaeError, shown
+from sundae_rt.choice import choose_variant, main_graph
+from sundae_rt.errors import BackendError, BundleError, SundaeError
 from sundae_rt.manifest import Manifest
 
 Arrays = dict[str, NDArray[Any]]
@@ -32,23 +35,18 @@ class Graphs:
     def __init__(self, bundle: Bundle, backend: Backend, variant: str) -> None:
         self._bundle = bundle
         self._backend = backend
-        held = bundle.manifest.graphs
-        main = "denoiser" if "denoiser" in held else next(iter(held))
-        if variant not in ("auto", *held[main]):
-            raise BundleError(
-                f"bundle {bundle.manifest.name!r}: {main} has no variant {shown(variant)} "
-                f"(it has {', '.join(held[main])})"
-            )
-        self._variants = {graph: chosen_variant(bundle.manifest, graph, backend, variant) for graph in held}
-        self.variant: Final = self._variants[main]
+        manifest = bundle.manifest
+        self._variants = {graph: choose_variant(manifest, graph, backend, variant) for graph in manifest.graphs}
+        self.variant: Final = self._variants[main_graph(manifest)].name
         self._inputs = _input_shapes(bundle.manifest)
         self._outputs = _output_shapes(bundle.manifest)
         self._loaded: dict[str, Graph] = {}
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the two above
+        self._loading = {graph: threading.Lock() for graph in manifest.graphs}
 
     def require(self, *names: str) -> None:
-        """Load these graphs, unless they are.
+        """Load these graphs, unless they are; several at once, except where an engine must be built for one.
 
         Raises:
             BundleError: the bundle lacks one, its file is damaged, or it does not fit the manifest.
@@ -56,8 +54,17 @@ class Graphs:
         """
         for name in names:
             self._bundle.variants(name)  # says what is missing, before any is loaded
-        for name in names:
-            self._graph(name)
+        if all(name in self._loaded for name in names):
+            return
+        if not all(self._backend.is_built(self._origin(name)) for name in names):
+            for name in names:
+                self._graph(name)  # in this thread, which Ctrl-C reaches: building takes minutes, and ends with it
+            return
+        try:
+            with ThreadPoolExecutor(len(names)) as threads:
+                list(threads.map(self._graph, names))  # raises what the first that failed raised
+        except RuntimeError as error:
+            raise BackendError(f"cannot load {' and '.join(names)} at once: {error}") from error
 
     def run(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run a graph on arrays whose first axis is the batch, as one batch.
@@ -88,20 +95,32 @@ class Graphs:
             self._loaded.clear()
 
     def _graph(self, name: str) -> Graph:
-        with self._lock:
-            if self._closed:
-                raise SundaeError("the runtime is closed")
-            if name not in self._loaded:
-                self._bundle.variants(name)  # says what is missing
-                variant = self._variants[name]
-                data, origin = self._bundle.read(name, variant), self._bundle.origin(name, variant)
-                with self._bundle.weights(name, variant) as folder:
-                    graph = self._backend.load(data, f"{name} ({variant})", folder, origin)
-                self._check_inputs(name, graph)
-                if name == "denoiser":
-                    self._check_vocabulary(graph)
-                self._loaded[name] = graph
-            return self._loaded[name]
+        self._bundle.variants(name)  # says what is missing
+        with self._loading[name]:
+            with self._lock:
+                if self._closed:
+                    raise SundaeError("the runtime is closed")
+                if name in self._loaded:
+                    return self._loaded[name]
+            graph = self._load(name)
+            with self._lock:
+                if not self._closed:
+                    self._loaded[name] = graph
+            return graph
+
+    def _load(self, name: str) -> Graph:
+        variant = self._variants[name]
+        with self._bundle.weights(name, variant.source) as folder:
+            model = self._bundle.read(name, variant.source)
+            told, origin = f"{name} ({variant.name})", self._origin(name)
+            graph = self._backend.load(model, told, folder, derived=variant.derived, origin=origin)
+        self._check_inputs(name, graph)
+        if name == "denoiser":
+            self._check_vocabulary(graph)
+        return graph
+
+    def _origin(self, name: str) -> Origin:
+        return self._bundle.origin(name, self._variants[name].source)
 
     def _checked(self, name: str, graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """The outputs of a graph, refused where they are not what the manifest lets one expect."""
@@ -142,26 +161,6 @@ class Graphs:
         return BundleError(
             f"bundle {self._bundle.manifest.name!r}: its {graph}, where its manifest {manifest}: export it again"
         )
-
-
-def chosen_variant(manifest: Manifest, graph: str, backend: Backend, variant: str = "auto") -> str:
-    """The variant that was asked for, where the graph has it; else the first that the backend likes and can run.
-
-    Raises:
-        BackendError: the backend does not provide what the variant requires.
-    """
-    variants = manifest.graphs[graph]
-    candidates = (
-        (variant,) if variant in variants else (*(name for name in backend.variants if name in variants), *variants)
-    )
-    for candidate in candidates:
-        if backend.provides.issuperset(variants[candidate].requires):
-            return candidate
-    missing = sorted(set(variants[candidates[0]].requires) - backend.provides)
-    raise BackendError(
-        f"the backend {backend.name!r} does not provide {', '.join(missing)}, which the variant {candidates[0]} of "
-        f"{graph} requires"
-    )
 
 
 def _shape(behind_batch: Sequence[int | None]) -> str:

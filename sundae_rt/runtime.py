@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sundae_rt import engines, inpainting, masks, noise
-from sundae_rt.backends import Backend, open_backend
+from sundae_rt.backends import Backend
 from sundae_rt.bundle import Bundle
+from sundae_rt.choice import choose_backend
 from sundae_rt.conditioning import Conditioning, Label, per_image
 from sundae_rt.errors import InputError
 from sundae_rt.families import FAMILIES
@@ -64,7 +65,7 @@ def load(
 
     Args:
         bundle: a folder, a zip file, or the name of a bundle that ships.
-        backend: "cpu", "cuda", "tensorrt", or "auto" for the fastest that is present.
+        backend: "cpu", "openvino", "cuda", "tensorrt", or "auto", which `sundae_rt.choice` explains.
         variant: precision variant of the denoiser, such as "fp32"; the other graphs use it too where they have it.
             "auto" takes the backend's best for each graph.
         threads: CPU threads; None takes as many as the process may use cores.
@@ -78,9 +79,8 @@ def load(
     """
     threads = None if threads is None else whole("threads", threads, 1, 1024)
     opened = Bundle.open(engines.resolve(bundle))
-    return Runtime(
-        opened, open_backend(backend, threads), variant=variant, batch_size=batch_size, max_waiting=max_waiting
-    )
+    chosen, variant = choose_backend(opened, backend, variant, threads)
+    return Runtime(opened, chosen, variant=variant, batch_size=batch_size, max_waiting=max_waiting)
 
 
 class Runtime:

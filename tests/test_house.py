@@ -16,7 +16,7 @@ from house import FOLDERS, PACKAGES, PYPROJECT, ROOT, imports, modules, tree
 
 # Each part, the other parts that it may import, and the distributions beyond the standard library.
 ARROWS = {
-    "sundae_rt": ({"sundae_rt.engines"}, {"numpy", "PIL", "onnxruntime", "tensorrt", "tensorrt_rtx"}),
+    "sundae_rt": ({"sundae_rt.engines"}, {"numpy", "PIL", "onnxruntime"}),
     "sundae_rt.engines": ({"sundae_rt"}, set()),
     "sundae_rt.cli": (
         {"sundae_rt", "sundae_rt.engines", "sundae_rt.training", "sundae_rt.export"},
@@ -25,12 +25,17 @@ ARROWS = {
     "sundae_rt.training": ({"sundae_rt", "sundae_rt.engines"}, None),
     "sundae_rt.export": ({"sundae_rt", "sundae_rt.engines", "sundae_rt.training"}, None),
 }
+# Each library that one backend alone needs, and the one module that may import it: inside functions, and it tells who
+# lacks it the remedy. All others go through that module.
+BACKENDS = {
+    "openvino": "sundae_rt.backends.openvino",
+    "tensorrt": "sundae_rt.tensorrt.library",
+    "tensorrt_rtx": "sundae_rt.tensorrt.library",
+}
 # What a distribution is imported as, where that is not its own name.
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
-EXTRAS_ONLY = {"torch", "onnx", "onnxscript", "einops", "accelerate", "safetensors", "yaml", "tensorrt", "tensorrt_rtx"}
-# The one module of the house that may import each of these: the others go through it.
-ONLY_IN = {"tensorrt": "sundae_rt.tensorrt.library", "tensorrt_rtx": "sundae_rt.tensorrt.library"}
-RUNTIMES = {"onnxruntime", "onnxruntime-gpu"}
+EXTRAS_ONLY = {"torch", "onnx", "onnxscript", "einops", "accelerate", "safetensors", "yaml", *BACKENDS}
+RUNTIMES = ("onnxruntime", "ort-nightly")  # how the names of all packages of ONNX Runtime begin
 PUBLIC = {
     "BackendError",
     "BundleError",
@@ -42,7 +47,7 @@ PUBLIC = {
     "__version__",
     "load",
 }
-COMMANDS = ["generate", "inpaint", "encode", "train", "export", "build", "info"]
+COMMANDS = ["generate", "inpaint", "encode", "train", "export", "build", "info", "bench"]
 
 
 def part_of(module: str) -> str:
@@ -74,8 +79,8 @@ def test_imports_follow_the_arrows(name: str) -> None:
         if top == "sundae_rt":
             assert part_of(found.module) in {part, *parts}, where
         elif distributions is not None:
-            assert top in distributions | sys.stdlib_module_names, where
-            assert ONLY_IN.get(top, name) == name, where
+            known = top in distributions | sys.stdlib_module_names
+            assert known or (found.deferred and BACKENDS.get(top) == name), where
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -138,30 +143,24 @@ def test_an_extra_installs_all_that_its_half_imports(extra: str, entrances: list
     project = PYPROJECT["project"]
     listed = {
         re.split("[<>=]", requirement)[0]
-        for requirement in (
-            *project["dependencies"],
-            *project["optional-dependencies"]["cpu"],
-            *project["optional-dependencies"][extra],
-        )
+        for requirement in (*project["dependencies"], *project["optional-dependencies"][extra])
     }
     known = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in listed} | sys.stdlib_module_names
+    known |= set(BACKENDS)  # each done without where it is absent
     inside = [name for entrance in entrances for name in modules() if f"{name}.".startswith(f"{entrance}.")]
     for name in inside:
         for module, where in everything_behind(name).items():
-            assert module.partition(".")[0] in known | {"sundae_rt", *ONLY_IN}, f"{where} imports {module}, for {name}"
+            assert module.partition(".")[0] in known | {"sundae_rt"}, f"{where} imports {module}, for {name}"
 
 
-def test_no_extra_but_cpu_and_cuda_brings_an_onnx_runtime_and_each_brings_one() -> None:
+def test_one_onnx_runtime_comes_with_the_package_and_no_extra_brings_another() -> None:
+    """Their packages write into one folder, and pip installs both without a word."""
     project = PYPROJECT["project"]
-    listed = {"": project["dependencies"], **project["optional-dependencies"]}
-    runtimes = {
-        extra: [name for name in (re.split(r"[\[<>=]", requirement)[0] for requirement in held) if name in RUNTIMES]
-        for extra, held in listed.items()
+    brought = {
+        where: [requirement for requirement in held if requirement.startswith(RUNTIMES)]
+        for where, held in {"": project["dependencies"], **project["optional-dependencies"]}.items()
     }
-    assert {extra: found for extra, found in runtimes.items() if found} == {
-        "cpu": ["onnxruntime"],
-        "cuda": ["onnxruntime-gpu"],
-    }
+    assert {where: found for where, found in brought.items() if found} == {"": ["onnxruntime>=1.20"]}
 
 
 def test_export_and_encode_work_without_what_only_training_needs() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,22 +158,3 @@ def test_progress_counts_phases_within_phases_and_never_goes_back() -> None:
     assert phases.share() == 0.5
     phases.cancelled = True
     assert not phases.step("all", 2)
-
-
-# The bundle that ships
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield tmp_path_factory.mktemp("engines")
-
-
-@pytest.mark.parametrize("graph", ["denoiser", "decoder", "encoder"])
-def test_the_graphs_of_earth_become_engines(library: Library, kept: Path, graph: str) -> None:
-    bundle = Bundle.open(engines.resolve("earth"))
-    origin = bundle.origin(graph, "fp32")
-    data, shares = bundle.read(graph, "fp32"), [0.0]
-    into = Origin(graph, "fp32", origin.sha256, (kept,))
-    engine, path = obtain(library, data, into, (PORTABLE,), (Profile(1, 4, 4),), say=str, progress=shares.append)
-    assert path is not None and path.stat().st_size == len(engine) > len(data) / 2
-    assert shares == sorted(shares) and shares[-1] <= 1

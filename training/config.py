@@ -1,8 +1,8 @@
 """Configuration: small toml presets read into frozen dataclasses that refuse typos.
 
 A preset is one that ships, by its name, or a file of one's own, by its path. It may build on one that ships:
-``extends = "vqgan256"`` takes over all that the other says and it does not say itself, but for ``[about]``, which tells
-of one training alone. toml has no null: ``false`` stands for it where null may stand and a truth value may not.
+``extends = "vqgan256"`` takes over all that the other says and it does not say itself. toml has no null: ``false``
+stands for it where null may stand and a truth value may not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 DEFAULT = "earth"
 """The preset where none is named."""
 
-SECTIONS = ("about", "vqgan", "pixels", "prior")
+SECTIONS = ("vqgan", "pixels", "prior")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,6 @@ class Preset:
         if name not in self.sections:
             raise InputError(f"preset {self.name!r} has no [{name}] section")
         return copy.deepcopy(self.sections[name])
-
-    @property
-    def about(self) -> dict[str, str]:
-        """Data, licence and recipe, carried on into checkpoint and manifest."""
-        return dict(self.sections.get("about", {}))
 
 
 def preset_names() -> list[str]:
@@ -88,16 +83,11 @@ def _parsed(text: str, name: str) -> dict[str, dict[str, Any]]:
     for section, content in values.items():
         if section not in SECTIONS or not isinstance(content, dict):
             raise InputError(f"preset {name!r}: {section!r} is no section; known are {', '.join(SECTIONS)}")
-    for key, value in values.get("about", {}).items():
-        if not isinstance(value, str):
-            raise InputError(f"preset {name!r} [about]: {key} = {shown(value)} is no text")
     if base is None:
         return values
     if base not in preset_names():
         raise InputError(f"preset {name!r} extends {shown(base)}, which does not ship: {', '.join(preset_names())} do")
-    inherited = dict(load_preset(base).sections)
-    inherited.pop("about", None)
-    return _merged(inherited, values)
+    return _merged(load_preset(base).sections, values)
 
 
 def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sundae_rt.errors import InputError
 from sundae_rt.images import open_image
+from sundae_rt.training import about
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -24,10 +25,12 @@ class ImageFolder(Dataset[Tensor]):
 
     Subfolders, where there are any, are the labels. Images are read by the rules of :mod:`sundae_rt.images`; one of
     another size is scaled by its shorter side and cut from the middle. Items are uint8 ``[H, W, 3]``; item
-    ``(index, turn)`` is turned and mirrored, ``turn`` 0 to 7.
+    ``(index, turn)`` is turned and mirrored, ``turn`` 0 to 7. ``about`` is what the folder says of itself, see
+    :mod:`~sundae_rt.training.about`.
 
     Raises:
-        InputError: the folder is missing, holds no image, or mixes labelled with unlabelled images.
+        InputError: the folder is missing, holds no image, mixes labelled with unlabelled images, or says of itself what
+            no folder can.
     """
 
     def __init__(self, folder: Path, image_size: int) -> None:
@@ -37,6 +40,7 @@ class ImageFolder(Dataset[Tensor]):
         self.files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
         if not self.files:
             raise InputError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
+        self.about = about.read(folder)
         self.image_size = image_size
         parents = [path.relative_to(folder).parts[:-1] for path in self.files]
         if any(parents) and not all(parents):

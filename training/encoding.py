@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sundae_rt.errors import InputError, one_line
 from sundae_rt.files import replacing
-from sundae_rt.training import checkpoint, config
+from sundae_rt.training import about, checkpoint, config
 from sundae_rt.training.idx import Images, open_images
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels
@@ -35,7 +35,8 @@ class LatentDataset:
     ``codes``: int32 ``[N, h, w]``; ``vocabulary``: how many codes there are; ``labels``: names, or None;
     ``label_ids``: int32 ``[N]``, or None; ``vqgan_file``: the VQ-GAN's path relative to the dataset's folder, or None
     where a bundle encoded it or there is none; ``codes_sha256``: hash of the tensors that decide the codes, or
-    :data:`pixels.CODES` where they are grey levels.
+    :data:`pixels.CODES` where they are grey levels; ``about``: what the folder of images says of itself, see
+    :mod:`~sundae_rt.training.about`, and empty where the codes were written before it was kept.
     """
 
     codes: Tensor
@@ -44,6 +45,7 @@ class LatentDataset:
     label_ids: Tensor | None
     vqgan_file: str | None
     codes_sha256: str
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def label_weights(self) -> tuple[float, ...] | None:
@@ -80,17 +82,18 @@ def write(path: Path, dataset: LatentDataset) -> None:
     tensors = {"codes": dataset.codes.contiguous()}
     if dataset.label_ids is not None:
         tensors["labels"] = dataset.label_ids
-    about = {
+    described = {
         "format": CODES_FORMAT,
         "vocabulary": dataset.vocabulary,
         "labels": dataset.labels,
         "vqgan_file": dataset.vqgan_file,
         "codes_sha256": dataset.codes_sha256,
+        "about": dataset.about,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         try:
-            save_file(tensors, temporary, {"sundae-rt": json.dumps(about)})
+            save_file(tensors, temporary, {"sundae-rt": json.dumps(described)})
         except SafetensorError as error:
             raise InputError(f"cannot write {path}: {one_line(error)}") from error
 
@@ -99,20 +102,21 @@ def read(path: Path) -> LatentDataset:
     """Reads what :func:`write` wrote.
 
     Raises:
-        InputError: missing, not such a file, or codes outside the vocabulary.
+        InputError: missing, not such a file, codes outside the vocabulary, or what no folder can say of itself.
     """
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["sundae-rt"])
+            described = json.loads((file.metadata() or {})["sundae-rt"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        labels = tuple(about["labels"]) if about["labels"] else None
+        labels = tuple(described["labels"]) if described["labels"] else None
         dataset = LatentDataset(
             tensors["codes"],
-            int(about["vocabulary"]),
+            int(described["vocabulary"]),
             labels,
             tensors.get("labels"),
-            about["vqgan_file"],
-            about["codes_sha256"],
+            described["vqgan_file"],
+            described["codes_sha256"],
+            about.checked(described.get("about", {}), f"{path}: about"),
         )
     except FileNotFoundError as error:
         raise InputError(f"there is no file of codes {path}") from error
@@ -136,12 +140,12 @@ def encode_folder(
     batch_size: int = 16,
     say: Callable[[str], None] = print,
 ) -> LatentDataset:
-    """Encodes every image under ``data``, and writes ``out``.
+    """Encodes every image under ``data``, and writes ``out``, with what the folder says of itself.
 
     The encoder is that of a VQ-GAN's checkpoint, of a bundle, or of a preset whose codes are pixels.
 
     Raises:
-        InputError: no images, unreadable images, not exactly one encoder.
+        InputError: no images, unreadable images, an ``about.toml`` that is none, not exactly one encoder.
     """
     if sum(source is not None for source in (vqgan, bundle, preset)) != 1:
         raise InputError("name one to encode with: a VQ-GAN checkpoint, a bundle, or a preset whose codes are pixels")
@@ -158,7 +162,7 @@ def encode_folder(
                 raise InputError(f"bundle {bundle} makes images of {height}x{width}: only square ones can be encoded")
             images = open_images(data, height)
             codes = _encode_all(images, runtime.encode, batch_size)
-            about = (manifest.image_codes, None, provenance["codes_sha256"])
+            vocabulary, file, made_by = manifest.image_codes, None, provenance["codes_sha256"]
     else:
         if vqgan is not None:
             model: VQGAN | GreyPixels = load_vqgan(vqgan)
@@ -176,13 +180,13 @@ def encode_folder(
             return model.encode(inputs).cpu().numpy().astype(np.int32)
 
         codes = _encode_all(images, encode, batch_size)
-        about = (model.config.codebook_size, file, made_by)
+        vocabulary = model.config.codebook_size
     labels = tuple(images.labels) if images.labels else None
     label_ids = torch.tensor(images.label_ids, dtype=torch.int32) if images.label_ids is not None else None
-    dataset = LatentDataset(torch.from_numpy(codes), about[0], labels, label_ids, about[1], about[2])
+    dataset = LatentDataset(torch.from_numpy(codes), vocabulary, labels, label_ids, file, made_by, images.about)
     write(out, dataset)
     used = len(np.unique(codes))
-    say(f"wrote {out}: {len(codes)} grids of {codes.shape[1]}x{codes.shape[2]}, {used} of {about[0]} codes used")
+    say(f"wrote {out}: {len(codes)} grids of {codes.shape[1]}x{codes.shape[2]}, {used} of {vocabulary} codes used")
     return dataset
 
 

@@ -7,6 +7,7 @@ who has the weights of VGG-16, and of LPIPS on top of it, can name those files i
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -64,6 +65,8 @@ class EfficientNetLite0(nn.Module):
     )
     TAPS = (0, 2, 4, 10)
     """Blocks whose outputs the perceptual loss compares: strides 2, 4, 8 and 16."""
+    TAP_WIDTHS = (16, 24, 40, 112)
+    """Their channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,6 +104,7 @@ class VGG16(nn.Module):
 
     WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
     TAPS = (3, 8, 15, 22, 29)
+    TAP_WIDTHS = (64, 128, 256, 512, 512)
     SHIFT = (-0.030, -0.088, -0.188)
     SCALE = (0.458, 0.448, 0.450)
 
@@ -161,7 +165,7 @@ def _lpips_weights(file: Path) -> list[Tensor]:
     """How much each channel of VGG-16's taps counts: float ``[1, C, 1, 1]`` each, C as the tap has."""
     state = checkpoint.read(file)
     weights = [state.get(f"lin{index}.model.1.weight") for index in range(len(VGG16.TAPS))]
-    wanted = [(1, channels, 1, 1) for channels in (64, 128, 256, 512, 512)]
+    wanted = [(1, channels, 1, 1) for channels in VGG16.TAP_WIDTHS]
     if [getattr(tensor, "shape", None) for tensor in weights] != wanted:
         raise InputError(f"{file} does not hold the linear layers of LPIPS on VGG-16")
     return weights
@@ -180,7 +184,7 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, network: str = "efficientnet-lite0", linear: str | None = None) -> None:
         super().__init__()
-        self.network: EfficientNetLite0 | nn.Module
+        self.network: EfficientNetLite0 | VGG16
         self.network = efficientnet_lite0() if network == "efficientnet-lite0" else _load(VGG16(), Path(network))
         self.channel_weights: list[Tensor] | None = None
         if linear is not None:
@@ -188,12 +192,14 @@ class PerceptualLoss(nn.Module):
                 raise InputError(f"{linear} weighs the channels of VGG-16: name the file of its weights beside it")
             self.channel_weights = _lpips_weights(Path(linear))
 
-    def forward(self, images: Tensor, originals: Tensor) -> Tensor:
-        """Scalar distance between two float batches ``[B, 3, H, W]`` in -1..1; gradient flows into the first."""
-        with torch.no_grad():
-            targets = self.network.taps(originals)
-        total = images.new_zeros(())
-        for index, (found, target) in enumerate(zip(self.network.taps(images), targets, strict=True)):
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Feature maps ``[B, C, h, w]`` of float ``[B, 3, H, W]`` in -1..1, one a depth; gradient flows through."""
+        return self.network.taps(images)
+
+    def forward(self, maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """Scalar distance between the :meth:`taps` of two batches of pictures."""
+        total = maps[0].new_zeros(())
+        for index, (found, target) in enumerate(zip(maps, targets, strict=True)):
             difference = (functional.normalize(found, dim=1) - functional.normalize(target, dim=1)).square()
             if self.channel_weights is not None:
                 difference = difference * self.channel_weights[index].to(difference)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sundae_rt.errors import InputError
+from sundae_rt.training import about
 from sundae_rt.training.data import ImageFolder
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -22,8 +23,10 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 class IdxImages(Dataset[Tensor]):
     """The training pictures of a folder of idx files: grey, as uint8 ``[H, W, 3]``, labelled "0" to "9".
 
+    ``about`` is as :class:`~sundae_rt.training.data.ImageFolder` has it.
+
     Raises:
-        InputError: damaged files, pictures of another size, or not one label for each.
+        InputError: damaged files, pictures of another size, not one label for each, or a bad ``about.toml``.
     """
 
     def __init__(self, folder: Path, image_size: int) -> None:
@@ -34,6 +37,7 @@ class IdxImages(Dataset[Tensor]):
             raise InputError(f"{folder} has pictures of {height}x{width}, not {image_size}x{image_size}")
         if len(ids) != len(self.pictures) or not len(ids):
             raise InputError(f"{folder} has {len(self.pictures)} pictures and {len(ids)} labels")
+        self.about = about.read(folder)
         self.labels = [str(label) for label in range(int(ids.max()) + 1)]
         self.label_ids = ids.tolist()
 

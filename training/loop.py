@@ -18,6 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sundae_rt.errors import InputError
 from sundae_rt.training import checkpoint
 from sundae_rt.training.data import StepSampler, batches
 from sundae_rt.training.resuming import Start
@@ -166,9 +167,19 @@ class Run:
 
 
 def begin(run: Run) -> Accelerator:
-    """Makes the folder, and seeds what comes before the first step."""
-    run.start.path.parent.mkdir(parents=True, exist_ok=True)
+    """Makes the folder, and seeds what comes before the first step.
+
+    Raises:
+        InputError: batches that do not divide into equal parts, one for each process: images of the smaller parts would
+            weigh more than others.
+    """
     accelerator = make_accelerator()
+    if run.batch_size % (processes := accelerator.num_processes):
+        raise InputError(
+            f"batch_size {run.batch_size} does not divide by {processes} processes: start a number of them that "
+            "divides it, or give a preset of your own another batch_size"
+        )
+    run.start.path.parent.mkdir(parents=True, exist_ok=True)
     seed_step(run.start.seed, -1)
     return accelerator
 
@@ -189,15 +200,16 @@ def train(
         if rank == 0:
             say(f"{path} has been trained for {first} steps already: a larger --steps goes on")
         return
-    if rank == 0 and (line := run.start.other_end(run.steps)):
-        say(line)
+    for line in (run.start.other_end(run.steps), run.start.other_processes(ranks)):
+        if rank == 0 and line:
+            say(line)
     sampler = StepSampler(len(dataset), run.batch_size, first, run.steps, seed, run.turns, rank, ranks)
     with Progress(run.steps, first, run.batch_size, path.with_suffix(".log"), quiet=rank > 0) as progress:
         for step, batch in enumerate(batches(dataset, sampler, run.workers), first):
             seed_step(seed, step, rank)
             progress.update(trainer.step(batch, step))
             if rank == 0 and ((step + 1) % run.save_every == 0 or step + 1 == run.steps):
-                checkpoint.save(state, trainer.state(step + 1) | {"began": run.record})
+                checkpoint.save(state, trainer.state(step + 1) | {"began": run.record | {"processes": ranks}})
                 save(step + 1)
     if rank == 0:
         say(f"wrote {path}")

@@ -1,7 +1,8 @@
 """What a training starts with, and what its resume state remembers of that.
 
 On ``--resume`` whatever the command line leaves out is as the training began, and whatever it states must be: a
-resumed run has the numbers of an unbroken one, or does not run. ``--steps`` alone may differ.
+resumed run has the numbers of an unbroken one, or does not run. ``--steps`` and the number of processes alone may
+differ, and a line says what that changes.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Start:
                 f"the training in {self.path.parent} began on {_data(self.began)}, this is {_data(data)}: go on with "
                 "the same, or name another --out"
             )
-        sections = {name: self.preset.sections[name] for name in ("about", self.kind) if name in self.preset.sections}
+        sections = {self.kind: self.preset.sections[self.kind]}
         return {"preset": self.preset.name, "sections": sections, "seed": self.seed, "steps": steps, **data}
 
     def other_end(self, steps: int) -> str | None:
@@ -56,6 +57,20 @@ class Start:
         return (
             f"going on to step {steps} instead of {self.began['steps']}: from here on a learning rate that anneals "
             "does so towards the new end"
+        )
+
+    def other_processes(self, processes: int) -> str | None:
+        """A line for the user where the state was written by another number of processes.
+
+        Every step still has its batch and its learning rate. But each process draws random numbers of its own, and sums
+        over parts of a batch round as the parts do.
+        """
+        before = self.began.get("processes", processes)  # earlier versions did not remember
+        if before == processes:
+            return None
+        return (
+            f"going on with {_count(processes)} instead of {before}: each step keeps its images, but not its random "
+            "draws, so the numbers will not be exactly those of an unbroken training"
         )
 
 
@@ -109,6 +124,10 @@ def _differs(path: Path, option: str, old: object, new: object) -> InputError:
         f"the training in {path.parent} began with {option} {old}, not {new}: leave it out to go on, or name another "
         "--out"
     )
+
+
+def _count(processes: int) -> str:
+    return f"{processes} process" if processes == 1 else f"{processes} processes"
 
 
 def _data(data: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, shown
 from sundae_rt.export.published import tensors
 from sundae_rt.export.published.documents import read_yaml
 from sundae_rt.export.published.values import Values
@@ -20,6 +20,8 @@ PARTS = r"encoder\.(?:down|mid)|decoder\.(?:up|mid)"
 """What the names of such a model's weights hold."""
 
 _TRAINING_ONLY = ("loss.", "discriminator.", "perceptual_loss.")
+# Which codes `remap` numbers anew, where it was on. Where the config has it out, codes keep the codebook's numbers.
+_REMAPPED = "quantize.used"
 # Switches of the published code (and of latent diffusion's copy of it) that change the networks: what is built here.
 _FIXED: Mapping[str, tuple[Any, ...]] = {
     "in_channels": (3,),
@@ -44,7 +46,7 @@ def read_taming(path: Path, weights: tensors.Weights, config: Path) -> tuple[VQG
         InputError: an unreadable config, one that contradicts the weights (both sides are named), or missing or
             unexpected weights, by name.
     """
-    own = tensors.without(tensors.of_model(weights, PARTS, path), *_TRAINING_ONLY)
+    own = tensors.without(tensors.of_model(weights, PARTS, path), *_TRAINING_ONLY, _REMAPPED)
     target, params = _autoencoder(config)
     gumbel = "quantize.proj.weight" in own
     if target and ("Gumbel" in target) != gumbel:
@@ -61,22 +63,35 @@ def _published(name: str) -> str:
 
 
 def _sizes(params: Values, gumbel: bool) -> VQGANConfig:
-    if params.get("remap", None) is not None:
-        raise InputError(f"{params.where}: remap is not supported: export the checkpoint without it")
+    codes = params.whole("n_embed")
+    # A bundle could not do the same: a latent whose nearest code is not in the file gets one of the others at random.
+    if (remap := params.get("remap", None)) is not None:
+        raise InputError(
+            f"{params.where}: remap = {shown(remap)} is not supported: take it out, and the bundle has all {codes} "
+            "codes of the codebook; the i-th number in that file is the one that the remapped code i has among them"
+        )
     nested = params.get("ddconfig")
     networks = Values(nested, f"{params.where}.ddconfig")
     for key, allowed in _FIXED.items():
         networks.one_of(key, allowed, allowed[0])
+    resolution, multipliers = networks.whole("resolution"), networks.wholes("ch_mult", (1, 2, 4, 8))
+    factor = 2 ** max(len(multipliers) - 1, 0)
+    if resolution % factor:
+        nearest = max(resolution // factor, 1) * factor
+        raise InputError(
+            f"{networks.where}: resolution must be a multiple of f = {factor}, not {resolution}: put {nearest} in its "
+            "place; it settles where attention sits, and --image-size the size of the pictures"
+        )
     with params.named(networks.where):
         return VQGANConfig(
-            image_size=networks.whole("resolution"),
+            image_size=resolution,
             channels=networks.whole("ch"),
-            multipliers=networks.wholes("ch_mult", (1, 2, 4, 8)),
+            multipliers=multipliers,
             residual_blocks=networks.whole("num_res_blocks"),
             attention_resolutions=networks.wholes("attn_resolutions"),
             latent_channels=networks.whole("z_channels"),
             code_dim=params.whole("embed_dim"),
-            codebook_size=params.whole("n_embed"),
+            codebook_size=codes,
             unit_norm=False,
             quantiser="gumbel" if gumbel else "nearest",
             resampling_convolutions=networks.one_of("resamp_with_conv", (True, False), True),

@@ -1,10 +1,8 @@
-"""Backends: what runs a bundle's graphs, behind one small protocol, and the choice of one by name.
+"""Backends: what runs a bundle's graphs, behind one small protocol, opened by name.
 
-What is asked for runs or fails with a message that names the missing piece. Only `auto` chooses, and says what it chose
-in the log of `sundae_rt` (level INFO) and in `Runtime.backend`.
+What is asked for runs or fails with a message that names the missing piece. Only `auto` chooses: `sundae_rt.choice`.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,9 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from sundae_rt.backends.origin import Origin
-from sundae_rt.errors import BackendError, InputError, shown
-
-_log = logging.getLogger("sundae_rt")
+from sundae_rt.errors import InputError, shown
 
 
 class Graph(Protocol):
@@ -40,36 +36,38 @@ class Backend(Protocol):
 
     Attributes:
         name: what `load(..., backend=name)` calls it.
-        variants: the precision variants that `variant="auto"` takes, best first.
+        variants: the precision variants that `auto` takes, best first: those that this backend is there for.
         provides: what a variant of a graph may require of it.
+        derives: variants that it makes of a graph's file for another variant, by name, with that other one's name.
     """
 
     name: str
     variants: tuple[str, ...]
     provides: frozenset[str]
+    derives: Mapping[str, str]
 
-    def load(self, model: bytes, name: str, folder: Path | None = None, origin: Origin | None = None) -> Graph:
+    def load(
+        self,
+        model: bytes,
+        name: str,
+        folder: Path | None = None,
+        derived: str | None = None,
+        origin: Origin | None = None,
+    ) -> Graph:
         """Load a graph from the bytes of its file; `name` is for messages.
 
-        `folder` holds the file of the weights that are not in `model`, where there is one, while this runs. `origin` is
-        for a backend that keeps what it makes of a graph.
+        `folder` holds that file and the file of the weights that are not in `model`, where there is one, while this
+        runs. `derived` is one of `derives`, where the graph is to run as that variant of its own. `origin` is for a
+        backend that keeps what it makes of a graph.
 
         Raises:
             BackendError: the bytes are no graph that this backend can run; one line.
         """
         ...
 
-
-def _cpu(threads: int | None) -> Backend:
-    from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend.cpu(threads)
-
-
-def _cuda(threads: int | None) -> Backend:
-    from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend.cuda(threads)
+    def is_built(self, origin: Origin) -> bool:
+        """Whether `load` of that graph starts at once. False: it would build an engine first, which takes minutes."""
+        ...
 
 
 def _tensorrt(threads: int | None) -> Backend:
@@ -78,34 +76,49 @@ def _tensorrt(threads: int | None) -> Backend:
     return TensorRTBackend.open()
 
 
-# By name, fastest first: the order in which `auto` tries them. Each imports its library only when it is opened.
-_BACKENDS: dict[str, Callable[[int | None], Backend]] = {"tensorrt": _tensorrt, "cuda": _cuda, "cpu": _cpu}
+def _cuda(threads: int | None) -> Backend:
+    from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
 
-NAMES = ("auto", *_BACKENDS)
+    return OnnxRuntimeBackend.cuda(threads)
 
 
-def open_backend(name: str = "auto", threads: int | None = None) -> Backend:
-    """Open a backend by name, or with `auto` the fastest that is present.
+def _openvino(threads: int | None) -> Backend:
+    from sundae_rt.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(threads)
+
+
+def _cpu(threads: int | None) -> Backend:
+    from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend.cpu(threads)
+
+
+# By name, in the order in which `auto` tries them. Each imports its library only when it is opened.
+_BACKENDS: dict[str, Callable[[int | None], Backend]] = {
+    "tensorrt": _tensorrt,
+    "cuda": _cuda,
+    "openvino": _openvino,
+    "cpu": _cpu,
+}
+
+
+def names() -> tuple[str, ...]:
+    """The backends there may be, in the order in which `auto` tries them."""
+    return tuple(_BACKENDS)
+
+
+def open_backend(name: str, threads: int | None = None) -> Backend:
+    """Open a backend by name.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `names()`.
         threads: threads for what runs on the CPU; None takes as many as the process may use cores.
 
     Raises:
         InputError: an unknown name.
         BackendError: the backend is not present; the message says what is missing.
     """
-    if name not in ("auto", *_BACKENDS):
-        raise InputError(f"backend must be one of {', '.join(NAMES)}, not {shown(name)}")
-    if name != "auto":
-        return _BACKENDS[name](threads)
-    missing = []
-    for candidate, opener in _BACKENDS.items():
-        try:
-            backend = opener(threads)
-        except BackendError as error:
-            missing.append(f"{candidate}: {error}")
-            continue
-        _log.info("auto picked the backend %s%s", candidate, "".join(f"; {reason}" for reason in missing))
-        return backend
-    raise BackendError(f"no backend is present: {'; '.join(missing)}")
+    if name not in (*_BACKENDS,):
+        raise InputError(f"backend must be one of auto, {', '.join(_BACKENDS)}, not {shown(name)}")
+    return _BACKENDS[name](threads)

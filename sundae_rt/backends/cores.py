@@ -1,8 +1,46 @@
-"""How many CPU cores this process may use."""
+"""How many CPU cores this process may use, and how a backend's graphs share them."""
 
 import os
-from contextlib import suppress
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+class Cores:
+    """The cores of a backend, of which whatever computes holds as many as it uses: no two graphs ever want the same.
+
+    First come, first served, so that what wants all of them is not kept waiting by what wants one. Thread-safe.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = count
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def held(self, wanted: int) -> Iterator[None]:
+        """Hold `wanted` cores, 1 .. `count`, while the block runs; waits until they are free."""
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                self._changed.wait_for(lambda: self._waiting[0] is ticket and self._free >= wanted)
+                self._free -= wanted
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()  # whoever comes next may find enough, too
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += wanted
+                self._changed.notify_all()
 
 
 def available_cores(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -6,7 +6,10 @@ from typing import Any, Final
 # Packages that all hold `onnxruntime/`, each with other providers in it.
 _PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 
-_EITHER: Final = "pip install 'sundae-rt[cpu]', or 'sundae-rt[cuda]' for an NVIDIA GPU"
+SWAP: Final = "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
+"""Puts the one for NVIDIA GPUs in the place of the one that comes with this package; pip does not by itself."""
+
+_EITHER: Final = "pip install onnxruntime, or onnxruntime-gpu for an NVIDIA GPU"
 
 
 def installed() -> list[str]:

@@ -11,10 +11,12 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from sundae_rt.backends import installation
-from sundae_rt.backends.cores import available_cores
+from sundae_rt.backends.cores import Cores, available_cores
 from sundae_rt.backends.driver import load_library
 from sundae_rt.backends.origin import Origin
+from sundae_rt.backends.processor import INT8, instructions
 from sundae_rt.backends.rows import Outputs, run_side_by_side
+from sundae_rt.backends.weights import SMALL, size_of
 from sundae_rt.errors import BackendError, one_line
 
 # The smallest model there is (int32 x -> Identity -> y), as the bytes of its protobuf: it tells whether an execution
@@ -23,9 +25,6 @@ _PROBE: Final = (
     b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01pZ\x0f\n\x01x\x12\n\n\x08\x08\x06\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x06\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0d"
 )
-
-# Graphs up to this many bytes are loaded twice on a CPU: for all threads at once, and for each thread by itself.
-_SMALL: Final = 64 * 2**20
 
 # Operators that do a model's work. A GPU backend leaves the arithmetic on shapes to the CPU; these it must run itself.
 _WORK: Final = {
@@ -52,7 +51,7 @@ class OnnxRuntimeBackend:
         try:
             import onnxruntime
         except ImportError as error:
-            remedy = installation.fault() or "pip install --force-reinstall 'sundae-rt[cpu]'"
+            remedy = installation.fault() or "pip install --force-reinstall onnxruntime"
             raise BackendError(f"{name}: ONNX Runtime cannot be imported ({one_line(error)}): {remedy}") from error
         if not installation.is_whole(onnxruntime):
             raise BackendError(f"{name}: {installation.fault()}")
@@ -60,15 +59,17 @@ class OnnxRuntimeBackend:
         self.name = name
         self.variants = variants
         self.provides = frozenset({name, "half"} if "fp16" in variants else {name})
+        self.derives: Mapping[str, str] = {}
         self._library = onnxruntime
         self._provider = provider
         self._options = dict(options)
-        self._threads = available_cores() if threads is None else threads
+        self._cores = Cores(available_cores() if threads is None else threads)
 
     @classmethod
     def cpu(cls, threads: int | None = None) -> "OnnxRuntimeBackend":
         """The CPU, with `threads` threads (None: as many as the process may use cores)."""
-        return cls("cpu", ("fp32",), "CPUExecutionProvider", {}, threads)
+        variants = ("int8", "fp32") if instructions() & INT8 else ("fp32",)
+        return cls("cpu", variants, "CPUExecutionProvider", {}, threads)
 
     @classmethod
     def cuda(cls, threads: int | None = None) -> "OnnxRuntimeBackend":
@@ -85,20 +86,30 @@ class OnnxRuntimeBackend:
         return backend
 
     def load(
-        self, model: bytes, name: str, folder: Path | None = None, origin: Origin | None = None
+        self,
+        model: bytes,
+        name: str,
+        folder: Path | None = None,
+        derived: str | None = None,
+        origin: Origin | None = None,
     ) -> "OnnxRuntimeGraph":
-        """See `Backend.load`."""
-        session = self._session(model, name, folder, self._threads)
+        """See `Backend.load`; nothing is derived here, and nothing kept."""
+        session = self._session(model, name, folder, self._cores.count)
         if self._provider not in session.get_providers():
             raise BackendError(f"{self.name}: {self._provider} does not start: {self._why_not()}")
         if left := self._left_to_cpu(session):
             raise BackendError(
                 f"{self.name}: {self._provider} does not run all of {name}: it leaves {', '.join(left)} to the CPU"
             )
-        lone = None
-        if self._provider == "CPUExecutionProvider" and self._threads > 1 and folder is None and len(model) <= _SMALL:
-            lone = self._session(model, name, folder, 1)
-        return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._threads)
+        if self._provider != "CPUExecutionProvider":
+            return OnnxRuntimeGraph(session, f"{self.name}: {name}")
+        is_small = self._cores.count > 1 and size_of(model, folder) <= SMALL
+        lone = self._session(model, name, folder, 1) if is_small else None
+        return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._cores)
+
+    def is_built(self, origin: Origin) -> bool:
+        """See `Backend.is_built`; nothing is built here."""
+        return True
 
     def _session(self, model: bytes, name: str, folder: Path | None, threads: int, **entries: str) -> Any:
         settings = self._library.SessionOptions()
@@ -121,7 +132,7 @@ class OnnxRuntimeBackend:
 
     def _check_cuda(self) -> None:
         if self._provider not in self._library.get_available_providers():
-            remedy = installation.fault() or "pip uninstall -y onnxruntime, then pip install 'sundae-rt[cuda]'"
+            remedy = installation.fault() or installation.SWAP
             raise BackendError(f"cuda: this ONNX Runtime was built without CUDAExecutionProvider: {remedy}")
         if hasattr(self._library, "preload_dlls"):  # finds the CUDA libraries that pip installed; prints what it misses
             with contextlib.redirect_stdout(io.StringIO()):
@@ -166,15 +177,15 @@ class OnnxRuntimeGraph:
     Args:
         session: runs a batch with all threads together.
         name: for messages.
-        lone: the same graph with one thread, or None. Batches of `threads` rows or more run on it side by side: the
-            threads of one session wait for each other at every operator, which costs a small graph much of its time.
-        threads: how many threads there are.
+        lone: the same graph with one thread, or None. Batches of as many rows as cores or more run on it side by
+            side: the threads of one session wait for each other at every operator, which costs a small graph much time.
+        cores: those of the backend, where it computes on the CPU.
     """
 
-    def __init__(self, session: Any, name: str, lone: Any = None, threads: int = 1) -> None:
+    def __init__(self, session: Any, name: str, lone: Any = None, cores: Cores | None = None) -> None:
         self._session = session
         self._lone = lone
-        self._threads = threads
+        self._cores = cores
         self._name = name
         self._outputs = [output.name for output in session.get_outputs()]
         self.inputs: Mapping[str, tuple[int | None, ...]] = {
@@ -192,11 +203,19 @@ class OnnxRuntimeGraph:
             raise BackendError(f"{self._name} failed: {one_line(error)}") from error
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
+        if self._cores is None:
+            return self._on(self._session, inputs)
         counts = {array.shape[:1] for array in inputs.values()}
         rows = counts.pop()[0] if len(counts) == 1 and () not in counts else 0  # 0: let ONNX Runtime say what is wrong
-        if self._lone is None or rows < self._threads:
-            return self._on(self._session, inputs)
-        return run_side_by_side(lambda part: self._on(self._lone, part), inputs, self._threads)
+        if self._lone is None or rows < self._cores.count:
+            with self._cores.held(self._cores.count):
+                return self._on(self._session, inputs)
+        return run_side_by_side(self._one, inputs, self._cores.count)
+
+    def _one(self, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
+        assert self._cores is not None
+        with self._cores.held(1):
+            return self._on(self._lone, inputs)
 
     def _on(self, session: Any, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
         outputs: Outputs = session.run(self._outputs, dict(inputs))

@@ -1,7 +1,9 @@
 """TensorRT: the backend `tensorrt`, on the first visible NVIDIA GPU."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from sundae_rt.backends.driver import CudaDriver, Driver
 from sundae_rt.backends.origin import Origin
@@ -16,7 +18,7 @@ class TensorRTBackend:
     """TensorRT on a GPU. See `sundae_rt.backends.Backend`.
 
     An engine that `sundae-rt build` made is loaded; where there is none for exactly this graph, library and GPU, it is
-    built first, which takes minutes and is said in the log.
+    built first, which takes minutes and is said in the log. `auto` does not let it come to that: see `is_built`.
 
     Raises:
         BackendError: the library does not serve the GPU.
@@ -25,6 +27,7 @@ class TensorRTBackend:
     name: str = "tensorrt"
     variants: tuple[str, ...] = ("fp16", "bf16", "fp32")
     provides: frozenset[str] = frozenset({"tensorrt", "half"})
+    derives: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, library: Library, driver: Driver) -> None:
         self._library, self._driver = library, driver
@@ -54,8 +57,15 @@ class TensorRTBackend:
         except BackendError as error:
             raise BackendError(f"tensorrt: {str(error).removeprefix('tensorrt: ')}") from error
 
-    def load(self, model: bytes, name: str, folder: Path | None = None, origin: Origin | None = None) -> Engine:
-        """See `Backend.load`."""
+    def load(
+        self,
+        model: bytes,
+        name: str,
+        folder: Path | None = None,
+        derived: str | None = None,
+        origin: Origin | None = None,
+    ) -> Engine:
+        """See `Backend.load`; nothing is derived here."""
         graph, _, variant = name.partition(" ")
         origin = origin or Origin(graph, variant.strip("()"), hashlib.sha256(model).hexdigest(), ())
         wanted = (self._library, model, origin, self._capabilities)
@@ -68,6 +78,6 @@ class TensorRTBackend:
             data, _ = obtain(*wanted, folder=folder, why=str(error))
         return Engine(self._library, self._driver, data, f"tensorrt: {name}")
 
-    def has_engine(self, origin: Origin) -> bool:
-        """Whether an engine of a graph is there, so that `load` builds none."""
+    def is_built(self, origin: Origin) -> bool:
+        """See `Backend.is_built`."""
         return kept(self._library, origin, self._capabilities)[0] is not None

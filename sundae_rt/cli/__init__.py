@@ -21,7 +21,7 @@ from sundae_rt.errors import SundaeError
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
-_COMMANDS = ("generate", "inpaint", "encode", "train", "export", "build", "info")
+_COMMANDS = ("generate", "inpaint", "encode", "train", "export", "build", "info", "bench")
 
 # Which extra installs what a command needs beyond the runtime, and what the command calls its work.
 _EXTRAS = {"encode": ("train", "encoding"), "train": ("train", "training"), "export": ("export", "exporting")}

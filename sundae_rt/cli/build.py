@@ -93,8 +93,8 @@ def _variants(manifest: "Manifest", precision: str) -> dict[str, str]:
     """The variant to build of each graph."""
     from sundae_rt.backends import Backend
     from sundae_rt.backends.tensorrt import TensorRTBackend
+    from sundae_rt.choice import choose_variant
     from sundae_rt.errors import BundleError
-    from sundae_rt.graphs import chosen_variant
 
     held = {variant for variants in manifest.graphs.values() for variant in variants}
     if precision not in ("auto", *held):
@@ -102,9 +102,8 @@ def _variants(manifest: "Manifest", precision: str) -> dict[str, str]:
             f"bundle {manifest.name!r} has no variant {precision!r} (it has {', '.join(sorted(held))}): "
             f"export it again with --variants fp32,{precision}"
         )
-    return {
-        graph: chosen_variant(manifest, graph, cast(Backend, TensorRTBackend), precision) for graph in manifest.graphs
-    }
+    backend = cast(Backend, TensorRTBackend)
+    return {graph: choose_variant(manifest, graph, backend, precision).name for graph in manifest.graphs}
 
 
 def _capability(library: "Library", wanted: str | None) -> str:

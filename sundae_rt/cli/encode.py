@@ -21,7 +21,8 @@ def command(
 ) -> None:
     """Encode every image of DIR as a grid of codes (equation 1 of the paper), with a bundle or a VQ-GAN.
 
-    With a preset of the MNIST family pixels are codes, and DIR may hold the data set's own train-*-ubyte files.
+    With a preset of the MNIST family pixels are codes, and DIR may hold the data set's own train-*-ubyte files. What an
+    about.toml in DIR says of the data goes with the codes, into the prior and its bundle.
     """
     if [bundle, vqgan, preset].count(None) != 2:
         raise click.UsageError("give exactly one of --bundle, --vqgan and --preset.")

@@ -47,7 +47,20 @@ def _size(text: str) -> tuple[int, int]:
 @click.option("--preset", metavar="P|FILE", help="Export models of this preset's sizes, with --random-weights.")
 @click.option("--random-weights", is_flag=True, help="Untrained, for benchmarks and trials; with --preset.")
 @click.option("--out", type=FILE, metavar="DIR", help="Bundle to write.  [the checkpoint's name with -bundle]")
-@click.option("--variants", default="fp32", metavar="A,B,...", show_default=True, help="Precisions to write.")
+@click.option(
+    "--variants",
+    default="fp32",
+    metavar="A,B,...",
+    show_default=True,
+    help="Precisions to write: fp32, and beside it int8 for the prior.",
+)
+@click.option(
+    "--calibrate",
+    type=FILE,
+    metavar="FILE",
+    help="Codes that `sundae-rt encode` wrote, to calibrate int8 and measure its price on; best of images that "
+    "training never saw.  [samples of the model's own]",
+)
 @click.option("--logits", is_flag=True, help="Add the graph of raw logits.")
 @click.option("--tensorrt", is_flag=True, help="Build engines too, of the best variant, as `sundae-rt build` does.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle, once the new one is whole.")
@@ -63,6 +76,7 @@ def command(
     random_weights: bool,
     out: Path | None,
     variants: str,
+    calibrate: Path | None,
     logits: bool,
     tensorrt: bool,
     force: bool,
@@ -72,7 +86,8 @@ def command(
     Both may be published ones: priors of the paper's own code, VQ-GANs of taming-transformers, unleashing-transformers
     and diffusers.
 
-    A graph that differs from PyTorch by more than its tolerance fails the export, and nothing is written.
+    A graph that differs from PyTorch by more than its tolerance fails the export, and nothing is written. So does a
+    variant that makes the cross-entropy of the true codes rise by more than 1% over fp32's.
     """
     source = checkpoint or vqgan
     if config is None and (label_order != "index" or label_names is not None):
@@ -104,6 +119,7 @@ def command(
         preset=preset,
         random_weights=random_weights,
         variants=tuple(name.strip() for name in variants.split(",")),
+        calibrate=calibrate,
         logits=logits,
         force=force,
         say=click.echo,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from sundae_rt.cli.interrupts import held_back
 
 if TYPE_CHECKING:
-    from sundae_rt.backends import Backend
     from sundae_rt.bundle import Bundle
 
 
@@ -23,13 +22,11 @@ def machine() -> dict[str, Any]:
 
 def backends() -> dict[str, str | None]:
     """Each backend, and why it cannot run here (None if it can)."""
-    from sundae_rt.backends import NAMES, open_backend
+    from sundae_rt.backends import names, open_backend
     from sundae_rt.errors import BackendError
 
     found: dict[str, str | None] = {}
-    for name in NAMES:
-        if name == "auto":
-            continue
+    for name in names():
         try:
             with held_back():
                 open_backend(name)
@@ -42,15 +39,14 @@ def backends() -> dict[str, str | None]:
 def runs(bundle: "Bundle") -> dict[str, dict[str, str | None]]:
     """What `auto` would run each graph on: backend, variant, and `fault`, why it would not run (None if it would).
 
-    Graphs are really loaded, except where that would first build an engine for minutes: then `fault` says so.
+    Graphs are really loaded.
     """
-    from sundae_rt.backends import open_backend
+    from sundae_rt.choice import choose_backend, choose_variant
     from sundae_rt.errors import SundaeError
-    from sundae_rt.graphs import chosen_variant
 
     try:
         with held_back():
-            backend = open_backend()
+            backend, wanted = choose_backend(bundle, "auto", "auto", None)
     except SundaeError as error:
         return {graph: {"backend": None, "variant": None, "fault": str(error)} for graph in bundle.manifest.graphs}
     found: dict[str, dict[str, str | None]] = {}
@@ -58,9 +54,11 @@ def runs(bundle: "Bundle") -> dict[str, dict[str, str | None]]:
         entry: dict[str, str | None] = {"backend": backend.name, "variant": None, "fault": None}
         found[graph] = entry
         try:
-            entry["variant"] = variant = chosen_variant(bundle.manifest, graph, backend)
-            with held_back():
-                _try(backend, bundle, graph, variant)
+            variant = choose_variant(bundle.manifest, graph, backend, wanted)
+            entry["variant"] = variant.name
+            with held_back(), bundle.weights(graph, variant.source) as folder:
+                model, origin = bundle.read(graph, variant.source), bundle.origin(graph, variant.source)
+                backend.load(model, f"{graph} ({variant.name})", folder, variant.derived, origin)
         except SundaeError as error:
             entry["fault"] = str(error)
     return found
@@ -83,19 +81,6 @@ def lines(facts: Mapping[str, Any]) -> Iterator[str]:
         for graph, run in facts["runs"].items():
             state = f"{run['backend']}, {run['variant']}" if run["fault"] is None else f"NOT: {run['fault']}"
             yield f"  {graph:<9} {state}"
-
-
-def _try(backend: "Backend", bundle: "Bundle", graph: str, variant: str) -> None:
-    from sundae_rt.backends.tensorrt import TensorRTBackend
-    from sundae_rt.errors import BackendError
-
-    data, origin = bundle.read(graph, variant), bundle.origin(graph, variant)
-    if isinstance(backend, TensorRTBackend) and not backend.has_engine(origin):
-        raise BackendError(
-            f"its engine is not built yet, which its first use would do: sundae-rt build --bundle {bundle.path}"
-        )
-    with bundle.weights(graph, variant) as folder:
-        backend.load(data, f"{graph} ({variant})", folder, origin)
 
 
 def _gpus() -> list[str] | str:

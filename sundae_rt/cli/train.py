@@ -52,7 +52,7 @@ def _training_options(name: str, help: str) -> Callable[[Command], Command]:
 
 
 @command.command("vqgan")
-@_training_options("--data", "Folder of images.")
+@_training_options("--data", "Folder of images; its about.toml says what they are.")
 def vqgan(data: Path | None, out: Path | None, describes: bool, **run: Unpack[_Run]) -> None:
     """Train a VQ-GAN on a folder of images; writes OUT/vqgan.pt."""
     if describes:

@@ -29,7 +29,7 @@ Run = Callable[..., Result]
 def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     """The one backend that any name opens."""
     fake = FakeBackend()
-    monkeypatch.setattr("sundae_rt.runtime.open_backend", lambda name, threads: fake)
+    monkeypatch.setattr("sundae_rt.choice.open_backend", lambda name, threads: fake)
     return fake
 
 

@@ -31,7 +31,7 @@ import fakes, sundae_rt.runtime
 from sundae_rt.cli import main
 backend = fakes.FakeBackend()
 backend.before_run = lambda graph: time.sleep(0.02)
-sundae_rt.runtime.open_backend = lambda name, threads: backend
+sundae_rt.choice.open_backend = lambda name, threads: backend
 main()
 """
 
@@ -178,7 +178,7 @@ def test_ctrl_c_is_not_lost_while_a_library_is_loaded(
             os.kill(os.getpid(), signal.SIGINT)
         return backend
 
-    monkeypatch.setattr("sundae_rt.runtime.open_backend", swallow)
+    monkeypatch.setattr("sundae_rt.choice.open_backend", swallow)
     result = run("generate", "--bundle", "fake")
     assert (result.code, result.err) == (130, ["sundae-rt: interrupted: 0 of 1 images are in samples"])
     assert backend.calls == []
@@ -339,12 +339,14 @@ def test_export_passes_its_options_on(run: Any, stand_in: Callable[..., Called])
         "preset": None,
         "random_weights": False,
         "variants": ("fp32",),
+        "calibrate": None,
         "logits": False,
     }
     assert run("export", "--checkpoint", "runs/prior.pt").code == 0
     published = ("--vqgan", "v.ckpt", "--vqgan-config", "v.yaml", "--image-size", "64x96")
     assert run("export", *published).code == 0
-    assert run("export", "--vqgan", "v.pt", "--out", "b", "--variants", "fp32, int8", "--logits", "--force").code == 0
+    faster = ("--variants", "fp32, int8", "--calibrate", "codes.safetensors")
+    assert run("export", "--vqgan", "v.pt", "--out", "b", *faster, "--logits", "--force").code == 0
     assert run("export", "--preset", "toy", "--random-weights", "--out", "c").code == 0
     assert export.calls == [
         ("export_checkpoint", (Path("runs/prior.pt"),), {**common, "out": Path("prior-bundle"), "force": False}),
@@ -368,6 +370,7 @@ def test_export_passes_its_options_on(run: Any, stand_in: Callable[..., Called])
                 "out": Path("b"),
                 "vqgan": Path("v.pt"),
                 "variants": ("fp32", "int8"),
+                "calibrate": Path("codes.safetensors"),
                 "logits": True,
                 "force": True,
             },

@@ -71,7 +71,7 @@ def test_machines_read_the_same_as_json(run: Any) -> None:
 
 def test_it_says_which_backends_could_run_it_here(run: Any) -> None:
     found = json.loads("\n".join(run("info", "fake", "--json").out))["backends"]
-    assert set(found) == {"tensorrt", "cuda", "cpu"}
+    assert set(found) == {"tensorrt", "cuda", "openvino", "cpu"}
     assert found["cpu"] is None
 
 
@@ -82,7 +82,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def only(monkeypatch: pytest.MonkeyPatch, name: str, opener: Any) -> None:
     monkeypatch.setattr(backends, "_BACKENDS", {name: opener})
-    monkeypatch.setattr(backends, "NAMES", ("auto", name))
+    monkeypatch.setattr("sundae_rt.choice.open_backend", backends.open_backend)
 
 
 def test_it_says_what_would_really_run_each_graph(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +108,9 @@ def test_an_engine_that_is_not_built_yet_is_said_not_to_run_and_none_is_built(
     fake = TensorRTBackend(fake_library(driver), driver)
     only(monkeypatch, "tensorrt", lambda threads: fake)
     facts = json.loads("\n".join(run("info", "fake", "--json").out))
-    assert facts["runs"]["denoiser"]["backend"] == "tensorrt"
-    assert facts["runs"]["denoiser"]["fault"].endswith("its first use would do: sundae-rt build --bundle fake")
+    assert facts["backends"] == {"tensorrt": None}
+    assert facts["runs"]["denoiser"]["backend"] is None
+    assert facts["runs"]["denoiser"]["fault"].endswith("tensorrt: no engine is built: sundae-rt build --bundle fake")
     assert not Path("fake/engines").exists()
 
 

@@ -99,7 +99,7 @@ def exported(vqgan: VQGANHalf, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_encoder_and_decoder_know_all_codes_and_the_denoiser_its_own(exported: Path, vqgan: VQGANHalf) -> None:
     codes = np.arange(24).reshape(1, 4, 6) % 19
-    with sundae_rt.load(exported, threads=1) as runtime, torch.no_grad():
+    with sundae_rt.load(exported, threads=1, variant="fp32") as runtime, torch.no_grad():
         assert (runtime.manifest.vocabulary, runtime.manifest.codebook_size) == (12, 19)
         wanted = (vqgan.model.decode(torch.from_numpy(codes)).permute(0, 2, 3, 1).numpy() + 1) * 127.5
         assert np.abs(runtime.decode(codes) - wanted.clip(0, 255)).max() <= 1
@@ -119,7 +119,7 @@ def test_inpainting_makes_kept_cells_anew_whose_codes_the_prior_does_not_know(
     codes = np.arange(24, dtype=np.int32).reshape(1, 4, 6) % 19
     mask = np.zeros((8, 12), np.uint8)
     mask[:2, :2] = 255
-    with sundae_rt.load(exported, threads=1) as runtime, caplog.at_level(logging.WARNING, "sundae_rt"):
+    with sundae_rt.load(exported, threads=1, variant="fp32") as runtime, caplog.at_level(logging.WARNING, "sundae_rt"):
         monkeypatch.setattr(runtime, "encode", lambda images: codes)
         picture = runtime.decode(codes)[0]
         result = runtime.inpaint(picture, mask, steps=2)[0]

@@ -42,7 +42,9 @@ def recorded():
 def runtime(tmp_path_factory):
     path, config = reference.path("absorbing-tiny.th"), reference.path("absorbing-tiny.json")
     out = tmp_path_factory.mktemp("bundles") / "absorbing-tiny"
-    with sundae_rt.load(export_checkpoint(path, config=config, out=out, logits=True, say=quiet)) as opened:
+    with sundae_rt.load(
+        export_checkpoint(path, config=config, out=out, logits=True, say=quiet), variant="fp32"
+    ) as opened:
         yield opened
 
 
@@ -104,7 +106,7 @@ def test_with_its_vqgan_it_generates(tmp_path, capsys):
     names |= {"vqgan": "ut-vqgan-tiny.th", "vqgan-config": "ut-vqgan-tiny.json"}
     arguments = [part for option, name in names.items() for part in (f"--{option}", str(reference.path(name)))]
     assert run(["export", *arguments, "--out", str(tmp_path / "bundle")]) == 0
-    with sundae_rt.load(tmp_path / "bundle") as opened:
+    with sundae_rt.load(tmp_path / "bundle", variant="fp32") as opened:
         sample = opened.generate(n=2, steps=5, seed=1)[1]
     assert sample.image.size == (32, 32)
     assert sample.codes.max() < 64
@@ -223,7 +225,7 @@ def test_other_sizes_run_from_a_bundle_and_a_mask_has_no_confidence(tmp_path):
     wanted = published_logits(weights, tokens, heads)
     grids = tokens.reshape(3, *grid).numpy()
     uniform = np.random.default_rng(0).random(grids.shape, np.float32)
-    with sundae_rt.load(bundle) as opened:
+    with sundae_rt.load(bundle, variant="fp32") as opened:
         logits = opened.logits(grids)
         new, proposal, confidence = opened.denoise(grids, 1.0, uniform, grids == codes)
     assert near(torch.from_numpy(logits).reshape(wanted.shape), wanted)

@@ -36,7 +36,7 @@ def published(request, tmp_path_factory):
     bundle = export_checkpoint(
         path, config=config, out=tmp_path_factory.mktemp("bundles") / name, logits=True, say=quiet
     )
-    with sundae_rt.load(bundle) as runtime:
+    with sundae_rt.load(bundle, variant="fp32") as runtime:
         yield read_prior(path, config), runtime, reference.recorded(name)
 
 
@@ -177,7 +177,7 @@ def test_other_sizes_run_from_a_bundle(name, tmp_path):
     codes = np.random.default_rng(0).integers(0, config.vocabulary, (2, *config.latent_grid))
     label = [1, 0] if config.labels else None
     everywhere = np.ones(codes.shape, bool)
-    with sundae_rt.load(bundle) as runtime, torch.no_grad():
+    with sundae_rt.load(bundle, variant="fp32") as runtime, torch.no_grad():
         _, _, confidence = runtime.denoise(codes, 1.0, np.zeros(codes.shape), everywhere, label=label)
         flat = torch.from_numpy(codes).flatten(1)
         logits = read_prior(path, settings).model(flat, torch.tensor(label) if label else None)
@@ -299,7 +299,7 @@ def test_the_command_line_maps_labels(tmp_path):
     arguments = ["export", "--checkpoint", path, "--config", config, "--label-order", "string", "--out"]
     assert run([str(argument) for argument in [*arguments, tmp_path / "bundle"]]) == 0
     codes = np.random.default_rng(0).integers(0, 13, (1, 8, 8))
-    with sundae_rt.load(tmp_path / "bundle") as runtime, torch.no_grad():
+    with sundae_rt.load(tmp_path / "bundle", variant="fp32") as runtime, torch.no_grad():
         _, _, confidence = runtime.denoise(codes, 1.0, np.zeros(codes.shape), np.ones(codes.shape, bool), label="10")
         assert runtime.manifest.provenance["prior"]["label_order"] == "string"
         flat = torch.from_numpy(codes).flatten(1)

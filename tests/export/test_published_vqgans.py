@@ -59,7 +59,7 @@ def test_pytorch_does_what_the_published_code_does(name: str) -> None:
 def test_the_bundle_does_what_the_published_code_does(exported: tuple[str, Path]) -> None:
     name, bundle = exported
     wanted = reference.recorded(name)
-    with sundae_rt.load(bundle, threads=1) as runtime:
+    with sundae_rt.load(bundle, threads=1, variant="fp32") as runtime:
         manifest = runtime.manifest
         codes, found = wanted["codes"].reshape(-1, *manifest.latent_grid), runtime.encode(wanted["images"])
         pixels = runtime.decode(codes)
@@ -78,7 +78,7 @@ def test_a_vqgan_alone_can_have_another_image_size_and_no_square_one(tmp_path: P
     bundle = export_checkpoint(vqgan=file, image_size=(16, 40), out=tmp_path / "bundle", say=lambda line: None)
     model = read_vqgan(file, None).model
     codes = np.random.default_rng(0).integers(0, 64, (2, 4, 10))
-    with sundae_rt.load(bundle, threads=1) as runtime, torch.no_grad():
+    with sundae_rt.load(bundle, threads=1, variant="fp32") as runtime, torch.no_grad():
         assert (runtime.manifest.image_size, runtime.manifest.latent_grid) == ((16, 40), (4, 10))
         wanted = (model.decode(torch.from_numpy(codes)).permute(0, 2, 3, 1).numpy() + 1) * 127.5
         assert np.abs(runtime.decode(codes) - wanted.clip(0, 255)).max() <= 1

@@ -14,6 +14,7 @@ pytest.importorskip("onnxscript")
 
 import sundae_rt  # noqa: E402
 from fakes import labelled, manifest  # noqa: E402
+from sundae_rt.backends import open_backend  # noqa: E402
 from sundae_rt.export.conversion import to_onnx  # noqa: E402
 from sundae_rt.export.graphs import LabelledDenoiser  # noqa: E402
 from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior  # noqa: E402
@@ -45,7 +46,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_no_row_depends_on_the_labels_and_guidance_of_the_others(bundle: Path) -> None:
+@pytest.mark.parametrize(("backend", "variant"), [("cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")])
+def test_no_row_depends_on_the_labels_and_guidance_of_the_others(bundle: Path, backend: str, variant: str) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="the extra openvino is not installed")
+        if variant not in {"fp32", *open_backend("openvino").derives}:
+            pytest.skip(f"OpenVINO makes no {variant} on this processor")
     rng = np.random.default_rng(0)
     codes = rng.integers(0, VOCABULARY, (8, *GRID))
     uniform = rng.random((8, *GRID), np.float32)
@@ -61,7 +67,7 @@ def test_no_row_depends_on_the_labels_and_guidance_of_the_others(bundle: Path) -
             )
         )
 
-    with sundae_rt.load(bundle, threads=2) as runtime:
+    with sundae_rt.load(bundle, backend=backend, variant=variant, threads=2) as runtime:
         alone = [np.concatenate(parts) for parts in zip(*(step(runtime, [row]) for row in range(8)), strict=True)]
         for rows in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 3, 5], [4, 1], [2, 0, 7, 5], [6, 4, 3, 1, 6]):
             for mixed, own in zip(step(runtime, rows), alone, strict=True):

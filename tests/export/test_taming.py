@@ -14,8 +14,9 @@ yaml = pytest.importorskip("yaml")
 
 from sundae_rt.errors import InputError  # noqa: E402
 from sundae_rt.export.published.vqgans import read_vqgan  # noqa: E402
+from sundae_rt.export.sources import from_checkpoints  # noqa: E402
 from sundae_rt.training.vqgan.model import VQGAN, to_model, to_pixels  # noqa: E402
-from vqgans import assert_same, random_vqgan  # noqa: E402
+from vqgans import assert_same, behaviour, random_vqgan  # noqa: E402
 
 SHAPES: dict[str, dict[str, Any]] = {
     "two channels a group": {"attention_resolutions": (8,)},
@@ -152,12 +153,17 @@ def test_missing_and_unexpected_weights_are_named(tmp_path: Path) -> None:
         ("ch", 48, r"model.yaml: model.params.ddconfig: norm_groups 32 must divide"),
         ("ch", "wide", r"model.yaml: model.params.ddconfig: ch must be a whole number .* not 'wide'"),
         ("ch_mult", [], r"multipliers must be"),
-        ("resolution", 15, r"image_size must be a multiple of f = 2, not 15"),
+        (
+            "resolution",
+            15,
+            r"model.yaml: model.params.ddconfig: resolution must be a multiple of f = 2, not 15: put 14",
+        ),
+        ("resolution", 1, r"resolution must be a multiple of f = 2, not 1: put 2 in its place"),
         ("double_z", True, r"double_z = True is not supported"),
         ("resamp_with_conv", False, r"missing weights none; unexpected weights decoder\.up\.1\.upsample\.conv\.bias"),
         ("resamp_with_conv", 0, r"model.yaml: model.params.ddconfig: resamp_with_conv = 0 is not supported"),
         ("in_channels", 1, r"in_channels = 1 is not supported"),
-        ("remap", "used.npy", r"remap is not supported"),
+        ("remap", "used.npy", r"remap = 'used.npy' is not supported: take it out, and the bundle has all 19 codes"),
     ],
 )
 def test_a_config_that_contradicts_the_weights_is_refused_naming_both(
@@ -169,6 +175,36 @@ def test_a_config_that_contradicts_the_weights_is_refused_naming_both(
     (params["ddconfig"] if key in params["ddconfig"] or key == "resamp_with_conv" else params)[key] = value
     with pytest.raises(InputError, match=told):
         read(tmp_path, weights_of(model), config)
+
+
+@pytest.mark.parametrize("shape", ["one level", "gumbel"])
+def test_without_remap_codes_have_the_codebooks_numbers_whatever_was_remapped_before(
+    shape: str, tmp_path: Path
+) -> None:
+    model = random_vqgan(**SHAPES[shape])
+    config = config_of(model)
+    config["model"]["params"] |= {
+        "remap": None,
+        "sane_index_shape": True,
+    }  # the latter only shapes the published output
+    weights = weights_of(model) | {"quantize.used": torch.tensor([3, 1, 4])}
+    assert_same(read(tmp_path, weights, config), model)
+
+
+def test_what_a_refused_resolution_is_told_to_become_loads_and_takes_any_size(tmp_path: Path) -> None:
+    # The published code halves 30 to 15 to 7 on the way down, and doubles 7 to 14 to 28 on the way up.
+    model = random_vqgan(image_size=28, multipliers=(1, 2, 2), attention_resolutions=(7,))
+    config = config_of(model)
+    config["model"]["params"]["ddconfig"]["resolution"] = 30
+    with pytest.raises(InputError, match=r"multiple of f = 4, not 30: put 28 in its place; .* --image-size") as refused:
+        read(tmp_path, weights_of(model), config)
+    assert "\n" not in str(refused.value)
+    config["model"]["params"]["ddconfig"]["resolution"] = 28
+    found = read(tmp_path, weights_of(model), config)
+    for wanted, ours in zip(behaviour(model, 32), behaviour(found, 32), strict=True):
+        torch.testing.assert_close(ours, wanted)
+    sizes = from_checkpoints(None, tmp_path / "model.ckpt", vqgan_config=tmp_path / "model.yaml", image_size=(32, 20))
+    assert (sizes.image_size, sizes.latent_grid) == ((32, 20), (8, 5))
 
 
 def test_weights_without_resampling_convolutions_need_a_config_that_says_so(tmp_path: Path) -> None:
@@ -190,7 +226,7 @@ def test_a_vqgan_without_resampling_convolutions_runs_from_a_bundle(tmp_path: Pa
     files = {"vqgan": tmp_path / "model.ckpt", "vqgan_config": tmp_path / "model.yaml"}
     bundle = export_checkpoint(**files, out=tmp_path / "bundle", say=lambda line: None)
     codes = torch.arange(2 * 64).view(2, 8, 8) % 19
-    with sundae_rt.load(bundle, threads=1) as runtime, torch.no_grad():
+    with sundae_rt.load(bundle, threads=1, variant="fp32") as runtime, torch.no_grad():
         found, wanted = torch.from_numpy(runtime.decode(codes.numpy())), to_pixels(model.decode(codes))
         assert (found.int() - wanted.int()).abs().max() <= 1
         nearest = model.encode(to_model(found))

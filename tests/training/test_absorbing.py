@@ -216,7 +216,7 @@ def test_a_training_of_another_family_is_not_resumed(prior, codes):
 
 
 def test_the_bundle_generates_and_keeps_the_promise_about_seeds(bundle):
-    with sundae_rt.load(bundle) as runtime:
+    with sundae_rt.load(bundle, variant="fp32") as runtime:
         assert runtime.manifest.family == "absorbing"
         assert runtime.manifest.default_schedule.steps == 16
         together = runtime.generate(n=4, seed=7, label=1)
@@ -238,7 +238,7 @@ def test_inpainting_keeps_what_the_mask_keeps(bundle, crops):
     image = Image.open(next(crops.rglob("*.png")))
     mask = np.zeros((32, 32), np.uint8)
     mask[8:24, 4:20] = 255
-    with sundae_rt.load(bundle) as runtime:
+    with sundae_rt.load(bundle, variant="fp32") as runtime:
         result = np.asarray(runtime.inpaint(image, Image.fromarray(mask), seed=3)[0].image)
     assert np.array_equal(result[mask == 0], np.asarray(image)[mask == 0])
 

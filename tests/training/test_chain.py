@@ -107,7 +107,7 @@ def test_a_resumed_run_has_the_losses_of_an_unbroken_one(codes, tmp_path, monkey
 
 
 def test_the_bundle_generates_and_keeps_the_promise_about_seeds(bundle):
-    with sundae_rt.load(bundle) as runtime:
+    with sundae_rt.load(bundle, variant="fp32") as runtime:
         together = runtime.generate(n=5, seed=7)
         alone = runtime.generate(n=1, seed=9)[0]
     assert np.array_equal(together[2].codes, alone.codes)
@@ -119,7 +119,7 @@ def test_the_bundle_computes_what_pytorch_computes(bundle, prior, vqgan):
 
     sources = from_checkpoints(prior, None)
     grids = np.random.default_rng(0).integers(0, 64, (4, 8, 8), dtype=np.int32)
-    with sundae_rt.load(bundle) as runtime:
+    with sundae_rt.load(bundle, variant="fp32") as runtime:
         logits, pixels = runtime.logits(grids, label=[0, 1, 2, 0]), runtime.decode(grids)
         manifest = runtime.manifest
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_inpainting_keeps_what_the_mask_keeps(bundle, crops):
     image = Image.open(next(crops.rglob("*.png")))
     mask = np.zeros((32, 32), np.uint8)
     mask[10:25, 5:20] = 255
-    with sundae_rt.load(bundle) as runtime:
+    with sundae_rt.load(bundle, variant="fp32") as runtime:
         result = np.asarray(runtime.inpaint(image, Image.fromarray(mask), seed=3)[0].image)
     original = np.asarray(image)
     assert np.array_equal(result[mask == 0], original[mask == 0])

@@ -1,5 +1,7 @@
 """Folders of images, and batches that depend on the step alone."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -137,3 +139,10 @@ def test_processes_share_each_batch():
     parts = [list(StepSampler(10, 4, 0, 3, 1, True, rank, 2)) for rank in range(2)]
     for batch, first, second in zip(whole, *parts, strict=True):
         assert sorted(first + second) == sorted(batch)
+        assert len(first) == len(second)
+
+
+def test_a_step_has_the_same_batch_whatever_number_of_processes_went_before():
+    whole = [sorted(batch) for batch in StepSampler(10, 4, 0, 9, seed=1, turns=True)]
+    resumed = [list(StepSampler(10, 4, 5, 9, 1, True, rank, 4)) for rank in range(4)]
+    assert [sorted(chain(*parts)) for parts in zip(*resumed, strict=True)] == whole[5:]

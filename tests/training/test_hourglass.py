@@ -11,6 +11,7 @@ from sundae_rt.training.prior.hourglass import (  # noqa: E402
     HourglassConfig,
     HourglassPrior,
 )
+from sundae_rt.training.prior.layers import Layer  # noqa: E402
 from sundae_rt.training.prior.rotary import (  # noqa: E402
     axial_tables,
     pixel_tables,
@@ -112,6 +113,23 @@ def test_only_the_innermost_valley_has_frequencies_of_its_own():
         16,
         4,
     ]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_key_leaves_nothing_to_queries_and_keys_and_only_training_asks_them(bias):
+    torch.manual_seed(0)
+    layer = Layer(48, 2, context_dim=24, bias=bias)
+    x, context = torch.randn(3, 5, 48), torch.randn(3, 1, 24)
+    long_way = layer.train()(x, context)
+    torch.testing.assert_close(layer.eval()(x, context), long_way, rtol=0, atol=1e-6)
+    query = layer.attention.to_query.weight
+    long_way.sum().backward()
+    assert query.grad is not None  # processes that train together wait for it
+    two = torch.randn(3, 2, 24)
+    of_one, of_two = layer(x, context), layer(x, two)
+    query.data.mul_(-5)
+    assert torch.equal(layer(x, context), of_one)
+    assert not torch.allclose(layer(x, two), of_two, atol=1e-4)
 
 
 @pytest.mark.parametrize("positions", ["axial", "first-head", "learned"])

@@ -91,8 +91,6 @@ def test_a_section_that_a_preset_lacks_is_named():
 
 OWN = """
 extends = "toy"
-[about]
-data = "my photographs"
 [vqgan.training]
 perceptual = "vgg16.pth"
 discriminator_start = false
@@ -114,13 +112,6 @@ def test_a_file_of_ones_own_is_a_preset_wherever_one_is_named(tmp_path, monkeypa
         assert (training["perceptual"], training["discriminator_start"]) == ("vgg16.pth", None)
         assert training["steps"] == describe("vqgan", "toy")["training"]["steps"]
     assert describe("prior", "mine.toml")["config"]["dims"] == (32, 64)
-    assert config.load_preset("mine.toml").about == {"data": "my photographs"}
-
-
-def test_what_a_preset_says_of_its_data_is_not_taken_over(tmp_path):
-    (tmp_path / "mine.toml").write_text('extends = "earth"')
-    assert config.load_preset("earth").about
-    assert config.load_preset(str(tmp_path / "mine.toml")).about == {}
 
 
 def test_a_preset_of_ones_own_encodes(tmp_path, capsys):
@@ -149,9 +140,9 @@ def test_a_preset_of_ones_own_is_exported_under_its_files_name(tmp_path):
         (b"\xff", r"the preset .*mine\.toml is no toml file"),
         ('extends = "erth"', r"mine\.toml' extends 'erth', which does not ship: .*earth"),
         ("extends = [1]", r"extends \[1\], which does not ship"),
-        ("[vqgn]", r"'vqgn' is no section; known are about, vqgan, pixels, prior"),
+        ("[vqgn]", r"'vqgn' is no section; known are vqgan, pixels, prior"),
         ("vqgan = 3", "'vqgan' is no section"),
-        ("[about]\ndata = 3", r"\[about\]: data = 3 is no text"),
+        ("[about]\ndata = 'mine'", "'about' is no section"),  # what data are, their own folder says
         ("[pixels]\nimage_size = 4", r"preset 'mine\.toml' has no \[vqgan\] section"),
         ("[vqgan]\nimage_sise = 4", r"preset 'mine\.toml' \[vqgan\]: unknown key 'image_sise'"),
         ("[vqgan]\ntraining = 3", r"\[vqgan.training\] must be a table, not 3"),

@@ -1,6 +1,7 @@
 """A training that goes on is the one that began: what is left out is as it was, and what differs is refused."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ pytest.importorskip("accelerate")
 
 from sundae_rt.cli import run  # noqa: E402
 from sundae_rt.errors import InputError  # noqa: E402
-from sundae_rt.training import checkpoint, encoding, loop  # noqa: E402
+from sundae_rt.training import about, checkpoint, encoding, loop, resuming  # noqa: E402
 from sundae_rt.training.prior import train as prior_training  # noqa: E402
 from sundae_rt.training.vqgan import train as vqgan_training  # noqa: E402
 
@@ -167,6 +168,59 @@ def test_a_state_that_remembers_nothing_is_resumed_as_before(kind, here, monkeyp
     assert len(said) == 1 and "began with another preset: name its own with --preset" in said[0]
     assert train(kind, "out", "--resume", *BEGAN) == 0
     assert state(kind, here / "out")["began"]["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [(2, 1, "going on with 1 process instead of 2:"), (1, 4, "going on with 4 processes instead of 1:")],
+)
+def test_another_number_of_processes_goes_on_and_says_what_that_changes(before, now, told, here, monkeypatch, capsys):
+    break_off("prior", "out", monkeypatch)
+    left = state("prior", here / "out")
+    assert left["began"]["processes"] == 1
+    checkpoint.save(here / "out" / "prior.resume.pt", left | {"began": left["began"] | {"processes": before}})
+    start = resuming.start(here / "out" / "prior.pt", "prior", preset=None, seed=None, steps=None, resume=True)
+    line = start.other_processes(now)
+    assert line.startswith(told) and "each step keeps its images, but not its random draws" in line
+    assert start.other_processes(before) is None
+    capsys.readouterr()
+    assert train("prior", "out", "--resume") == 0
+    assert (line in capsys.readouterr().out) == (now == 1)
+    assert state("prior", here / "out")["began"]["processes"] == 1
+
+
+def test_a_state_of_before_names_no_processes_and_nothing_is_said_of_them(here, monkeypatch, capsys):
+    break_off("prior", "out", monkeypatch)
+    earlier = state("prior", here / "out")
+    del earlier["began"]["processes"]
+    checkpoint.save(here / "out" / "prior.resume.pt", earlier)
+    capsys.readouterr()
+    assert train("prior", "out", "--resume") == 0
+    assert "instead of" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("processes", [3, 4])
+def test_a_batch_that_does_not_divide_among_the_processes_is_refused(kind, processes, here, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "make_accelerator", lambda: SimpleNamespace(num_processes=processes))
+    assert train(kind, "out", *BEGAN) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and f"batch_size 2 does not divide by {processes} processes: start a number" in said[0]
+    assert not (here / "out").exists()
+
+
+def test_what_a_training_of_before_took_from_its_preset_is_no_longer_claimed(here, monkeypatch):
+    break_off("vqgan", "out", monkeypatch)
+    earlier = state("vqgan", here / "out")
+    earlier["began"]["sections"]["about"] = {"data": "NASA Blue Marble", "licence": "Apache-2.0"}
+    checkpoint.save(here / "out" / "vqgan.resume.pt", earlier)
+    assert train("vqgan", "out", "--resume", "--steps", "3") == 0
+    provenance = checkpoint.load(here / "out" / "vqgan.pt", "vqgan")["provenance"]
+    assert provenance["data"] == "data" and "licence" not in provenance
+    about.write(here / "data", {"data": "noise", "licence": "CC0"})
+    assert train("vqgan", "out", "--resume", "--steps", "4") == 0
+    provenance = checkpoint.load(here / "out" / "vqgan.pt", "vqgan")["provenance"]
+    assert (provenance["data"], provenance["licence"], provenance["steps"]) == ("noise", "CC0", 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,9 +9,17 @@ torch = pytest.importorskip("torch")
 from sundae_rt.errors import InputError  # noqa: E402
 from sundae_rt.training import checkpoint  # noqa: E402
 from sundae_rt.training.encoding import load_vqgan  # noqa: E402
+from sundae_rt.training.features import efficientnet_lite0  # noqa: E402
 from sundae_rt.training.vqgan.layers import Downsample, Upsample  # noqa: E402
-from sundae_rt.training.vqgan.losses import PatchDiscriminator, adaptive_weight, hinge_loss  # noqa: E402
+from sundae_rt.training.vqgan.losses import (  # noqa: E402
+    Discriminator,
+    FeatureDiscriminator,
+    PatchDiscriminator,
+    adaptive_weight,
+    hinge_loss,
+)
 from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model, to_pixels  # noqa: E402
+from sundae_rt.training.vqgan.preset import VQGANTraining  # noqa: E402
 from sundae_rt.training.vqgan.quantiser import (  # noqa: E402
     CodebookFollower,
     GumbelQuantiser,
@@ -197,12 +205,27 @@ def test_pixels_survive_the_way_into_the_model_and_back():
 
 
 def test_hinge_loss_is_zero_only_beyond_the_margin():
-    assert hinge_loss(torch.tensor([1.5]), torch.tensor([-1.5])) == 0
-    assert hinge_loss(torch.tensor([0.0]), torch.tensor([0.0])) == 1
+    assert hinge_loss([torch.tensor([1.5])], [torch.tensor([-1.5])]) == 0
+    assert hinge_loss([torch.tensor([0.0])], [torch.tensor([0.0])]) == 1
 
 
 def test_the_discriminator_judges_patches_and_sees_the_high_pass():
     assert PatchDiscriminator(8, 2, high_pass=True)(torch.zeros(2, 3, 32, 32)).shape[:2] == (2, 1)
+
+
+def test_the_discriminator_judges_the_features_of_every_depth():
+    network = efficientnet_lite0()
+    features = FeatureDiscriminator(network.TAP_WIDTHS, 8)
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    logits = Discriminator(PatchDiscriminator(8, 2, high_pass=False), features)(images, network.taps(images))
+    assert [each.shape for each in logits[1:]] == [(2, 1, side, side) for side in (16, 8, 4, 2)]
+    assert all(name.startswith("heads.") for name, _ in features.named_parameters())
+    assert all(f"mixing{depth}" in features.state_dict() for depth in range(4))
+
+
+def test_features_cannot_be_judged_without_a_network():
+    with pytest.raises(InputError, match="discriminator_features must be 0"):
+        VQGANTraining(perceptual=None, discriminator_features=8)
 
 
 def test_the_adversary_pulls_as_hard_as_the_reconstruction_at_the_last_layer():

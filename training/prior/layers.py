@@ -33,14 +33,26 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(inner, dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None, rotary: Rotary | None = None) -> Tensor:
-        """Float ``[B, T, dim]`` to the same shape."""
+        """Float ``[B, T, dim]`` to the same shape, or to ``[B, 1, dim]`` where the result is the same for all T."""
+        source = x if context is None else context
+        if source.shape[1] == 1 and not self.training:
+            return self._of_one_key(source)
         query = rearrange(self.to_query(x), "b t (h d) -> b h t d", h=self.heads)
-        key_value = self.to_key_value(x if context is None else context)
-        key, value = rearrange(key_value, "b t (two h d) -> two b h t d", two=2, h=self.heads)
+        halves = self.to_key_value(source).chunk(2, -1)
+        key, value = (rearrange(half, "b t (h d) -> b h t d", h=self.heads) for half in halves)
         if rotary is not None:
             query, key = rotary(query), rotary(key)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         return self.to_out(rearrange(mixed, "b h t d -> b t (h d)"))
+
+    def _of_one_key(self, source: Tensor) -> Tensor:
+        """What every query gets from a source of one token: its softmax is 1, so queries and keys do not matter.
+
+        Training goes the long way: processes that train together wait for the gradient of every parameter.
+        """
+        weight, bias = self.to_key_value.weight, self.to_key_value.bias
+        value = functional.linear(source, weight.chunk(2)[1], None if bias is None else bias.chunk(2)[1])
+        return self.to_out(value)
 
 
 class Layer(nn.Module):

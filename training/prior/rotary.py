@@ -52,7 +52,9 @@ def rotate_halves(heads: Tensor, tables: Tensor) -> Tensor:
     """Turns ``[B, heads, T, HEAD_WIDTH]``, whose first and second half form the pairs."""
     first, second = heads.chunk(2, -1)
     cosine, sine = tables.to(heads.dtype)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
+    # Both halves at once: the first is first * cosine - second * sine, the second is second * cosine + first * sine.
+    cosines, sines = torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)
+    return heads * cosines + torch.cat((second, first), -1) * sines
 
 
 def rotate_first_head(heads: Tensor, tables: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def train(
     trainer = PriorTrainer(wanted, accelerator)
 
     def save(step: int) -> None:
-        provenance = {**start.preset.about, "preset": start.preset.name, "images": count}
+        provenance = {**dataset.about, "preset": start.preset.name, "images": count}
         _save(path, trainer, dataset, provenance | {"steps": step, "seed": start.seed})
         if vqgan is not None:
             _sheet(out / "prior-samples.png", trainer, vqgan)

@@ -1,6 +1,8 @@
-"""What the VQ-GAN is trained on besides pixels: the patch discriminator, its hinge loss and the adaptive weight."""
+"""What the VQ-GAN is trained on besides pixels: the discriminator, its hinge loss and the adaptive weight."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +37,60 @@ class PatchDiscriminator(nn.Module):
         return self.patches(images)
 
 
-def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's loss: real patches above 1, made ones below -1."""
-    return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
+class FeatureDiscriminator(nn.Module):
+    """Judges pictures by the features of a network trained on ImageNet, as Projected GAN does (Sauer et al. 2021).
+
+    One head a depth. Each depth's channels are mixed at random, once and for all: a head cannot settle on the few
+    channels that give a picture away first. ``widths``: the channels of each depth's map.
+    """
+
+    def __init__(self, widths: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList()
+        for depth, width in enumerate(widths):
+            self.register_buffer(f"mixing{depth}", torch.randn(channels, width, 1, 1) / width**0.5)
+            self.heads.append(
+                nn.Sequential(
+                    spectral_norm(nn.Conv2d(channels, channels, 3, 1, 1)),
+                    nn.LeakyReLU(0.2),
+                    spectral_norm(nn.Conv2d(channels, channels, 3, 2, 1)),
+                    nn.LeakyReLU(0.2),
+                    spectral_norm(nn.Conv2d(channels, 1, 1)),
+                )
+            )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Feature maps ``[B, C, h, w]`` of each depth to logits ``[B, 1, h / 2, w / 2]``."""
+        return [
+            head(functional.conv2d(found, self.get_buffer(f"mixing{depth}")))
+            for depth, (head, found) in enumerate(zip(self.heads, maps, strict=True))
+        ]
+
+
+class Discriminator(nn.Module):
+    """Judges pictures by their patches and, where ``features`` is given, by their features too."""
+
+    def __init__(self, patches: PatchDiscriminator, features: FeatureDiscriminator | None = None) -> None:
+        super().__init__()
+        self.patches, self.features = patches, features
+
+    def forward(self, images: Tensor, maps: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Float ``[B, 3, H, W]`` in -1..1, and feature maps of them, to logits ``[B, 1, h, w]`` of each judge."""
+        logits = [self.patches(images)]
+        return logits if self.features is None else logits + self.features(maps)
+
+
+def hinge_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
+    """The discriminator's loss, a mean over its judges: real logits above 1, made ones below -1."""
+    return 0.5 * (
+        mean_logit([functional.relu(1 - each) for each in real])
+        + mean_logit([functional.relu(1 + each) for each in made])
+    )
+
+
+def mean_logit(logits: Sequence[Tensor]) -> Tensor:
+    """The mean over judges, each of them a mean over pictures and places."""
+    return torch.stack([each.float().mean() for each in logits]).mean()
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:

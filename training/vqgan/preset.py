@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sundae_rt.errors import InputError
 from sundae_rt.training import config
 from sundae_rt.training.vqgan.model import VQGANConfig
 
@@ -21,7 +22,8 @@ class VQGANTraining:
     ``texture_learning_rate`` and the discriminator at ``adversarial_learning_rate``. ``codebook_decay`` null trains the
     codebook by gradient instead of as a moving average. ``perceptual`` names the feature network, or the file of one's
     own, and ``perceptual_linear`` what weighs its features (see
-    :class:`~sundae_rt.training.features.PerceptualLoss`); null compares pixels alone.
+    :class:`~sundae_rt.training.features.PerceptualLoss`); null compares pixels alone. ``discriminator_features``: width
+    of the heads by which the discriminator judges that network's features too; 0 judges patches of pixels alone.
     """
 
     steps: int = 10_000
@@ -49,12 +51,15 @@ class VQGANTraining:
     discriminator_channels: int = 64
     discriminator_layers: int = 3
     discriminator_high_pass: bool = False
+    discriminator_features: int = 0
     save_every: int = 500
     workers: int = 0
 
     def __post_init__(self) -> None:
         config.at_least(1, self, "steps", "batch_size", "save_every", "discriminator_channels", "discriminator_layers")
-        config.at_least(0, self, "workers")
+        config.at_least(0, self, "workers", "discriminator_features")
+        if self.discriminator_features and self.perceptual is None:
+            raise InputError("discriminator_features must be 0 without a perceptual network")
 
 
 def read_config(preset: config.Preset) -> tuple[VQGANConfig, VQGANTraining]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -18,10 +18,24 @@ from sundae_rt.training import checkpoint, loop, resuming, sheets
 from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import PerceptualLoss
 from sundae_rt.training.vqgan.layers import Texture
-from sundae_rt.training.vqgan.losses import PatchDiscriminator, adaptive_weight, hinge_loss
+from sundae_rt.training.vqgan.losses import (
+    Discriminator,
+    FeatureDiscriminator,
+    PatchDiscriminator,
+    adaptive_weight,
+    hinge_loss,
+    mean_logit,
+)
 from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model, to_pixels
 from sundae_rt.training.vqgan.preset import VQGANTraining, read_config
 from sundae_rt.training.vqgan.quantiser import CodebookFollower, Quantised, perplexity
+
+
+class Pictures(NamedTuple):
+    """A batch of float ``[B, 3, H, W]`` in -1..1, and its feature maps, none without a perceptual network."""
+
+    images: Tensor
+    maps: list[Tensor]
 
 
 class VQGANTrainer:
@@ -36,12 +50,10 @@ class VQGANTrainer:
         self.how, self.accelerator = how, accelerator
         self.model = VQGAN(sizes).to(accelerator.device, memory_format=torch.channels_last)
         self.follower = CodebookFollower(self.model.quantize, how.codebook_decay or 0.0).to(accelerator.device)
-        self.discriminator = PatchDiscriminator(
-            how.discriminator_channels, how.discriminator_layers, how.discriminator_high_pass
-        ).to(accelerator.device, memory_format=torch.channels_last)
         self.perceptual = (
             PerceptualLoss(how.perceptual, how.perceptual_linear).to(accelerator.device) if how.perceptual else None
         )
+        self.discriminator = self._make_discriminator().to(accelerator.device, memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), how.learning_rate, (0.9, 0.99), weight_decay=1e-4)
         self.adversary_optimiser = torch.optim.AdamW(
             self.discriminator.parameters(), how.adversarial_learning_rate, (0.5, 0.9), weight_decay=1e-4
@@ -56,6 +68,14 @@ class VQGANTrainer:
         self.usage = torch.zeros(sizes.codebook_size, device=accelerator.device)
         self.wrapped, self.wrapped_discriminator = accelerator.prepare(self.model, self.discriminator)
         self.model.train()
+
+    def _make_discriminator(self) -> Discriminator:
+        how = self.how
+        patches = PatchDiscriminator(how.discriminator_channels, how.discriminator_layers, how.discriminator_high_pass)
+        if not how.discriminator_features or self.perceptual is None:
+            return Discriminator(patches)
+        widths = self.perceptual.network.TAP_WIDTHS
+        return Discriminator(patches, FeatureDiscriminator(widths, how.discriminator_features))
 
     def _phase(self, step: int) -> tuple[bool, int, int]:
         """Is the adversary on, and first and last step of this phase."""
@@ -87,9 +107,12 @@ class VQGANTrainer:
             reconstruction, quantised = self.wrapped(images, bypass=step < self.how.quantiser_start)
         reconstruction = reconstruction.float()
         strength = min(1.0, (step - start + 1) / max(self.how.adversarial_warmup, 1)) if adversarial else 0.0
-        figures = self._update_model(images, reconstruction, quantised, strength, frozen)
+        with torch.no_grad():
+            real = Pictures(images, self.perceptual.taps(images) if self.perceptual else [])
+        made = Pictures(reconstruction, self.perceptual.taps(reconstruction) if self.perceptual else [])
+        figures = self._update_model(real, made, quantised, strength, frozen)
         if adversarial:
-            figures |= self._update_discriminator(images, reconstruction.detach())
+            figures |= self._update_discriminator(real, made)
         if not frozen and self.how.codebook_decay is not None:
             figures["revived"] = self._follow_codes(quantised)
         self.ema.update(self.model, step)
@@ -101,10 +124,10 @@ class VQGANTrainer:
         return figures
 
     def _update_model(
-        self, images: Tensor, reconstruction: Tensor, quantised: Quantised, strength: float, frozen: bool
+        self, real: Pictures, made: Pictures, quantised: Quantised, strength: float, frozen: bool
     ) -> dict[str, float]:
-        pixel = functional.l1_loss(reconstruction, images)
-        feature = self.perceptual(reconstruction, images) if self.perceptual else images.new_zeros(())
+        pixel = functional.l1_loss(made.images, real.images)
+        feature = self.perceptual(made.maps, real.maps) if self.perceptual else pixel.new_zeros(())
         faithful = self.how.pixel_weight * pixel + self.how.perceptual_weight * feature
         loss = faithful
         if not frozen:
@@ -114,7 +137,7 @@ class VQGANTrainer:
         figures = {"l1": float(pixel.detach()), "features": float(feature.detach())}
         if strength:
             self.discriminator.requires_grad_(False)
-            fooled = -self.wrapped_discriminator(reconstruction).mean()
+            fooled = -mean_logit(self.wrapped_discriminator(made.images, made.maps))
             weight = adaptive_weight(faithful, fooled, self.model.decoder.conv_out.weight)
             loss = loss + self.how.adversarial_weight * strength * weight * fooled
             self.discriminator.requires_grad_(True)
@@ -125,15 +148,21 @@ class VQGANTrainer:
         self.optimiser.step()
         return figures
 
-    def _update_discriminator(self, images: Tensor, reconstruction: Tensor) -> dict[str, float]:
+    def _update_discriminator(self, real: Pictures, made: Pictures) -> dict[str, float]:
+        images = torch.cat((real.images, made.images.detach()))
+        maps = [torch.cat((found, other.detach())) for found, other in zip(real.maps, made.maps, strict=True)]
         with self.accelerator.autocast():
-            real, made = self.wrapped_discriminator(torch.cat((images, reconstruction))).float().chunk(2)
-        loss = hinge_loss(real, made)
+            logits = [each.float().chunk(2) for each in self.wrapped_discriminator(images, maps)]
+        of_real, of_made = zip(*logits, strict=True)
+        loss = hinge_loss(of_real, of_made)
         self.adversary_optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.how.gradient_clip)
         self.adversary_optimiser.step()
-        return {"hinge": float(loss.detach()), "real": float(real.detach().mean()), "made": float(made.detach().mean())}
+        means = {"real": of_real, "made": of_made}
+        return {"hinge": float(loss.detach())} | {
+            name: float(mean_logit(each).detach()) for name, each in means.items()
+        }
 
     def _follow_codes(self, quantised: Quantised) -> float:
         rows = self.accelerator.gather(quantised.raw)
@@ -188,6 +217,8 @@ def train(
     sooner or later than the preset says, without moving the preset's phases. ``resume`` goes on from ``out``'s
     checkpoint exactly, with the same losses as a run that was never stopped; see :mod:`~sundae_rt.training.resuming`.
 
+    Provenance says of the data what their folder does, see :mod:`~sundae_rt.training.about`.
+
     Raises:
         InputError: bad data, an unknown preset, nothing to resume from, or other data or settings than those with
             which the run to resume began.
@@ -203,7 +234,7 @@ def train(
     trainer = VQGANTrainer(sizes, how, loop.begin(run))
 
     def save(step: int) -> None:
-        provenance = {"data": data.name, **start.preset.about, "preset": start.preset.name, "images": len(images)}
+        provenance = {**images.about, "preset": start.preset.name, "images": len(images)}
         _save(path, trainer, provenance | {"steps": step, "seed": start.seed})
         _sheet(out / "vqgan-samples.png", trainer, images)
 
