@@ -52,7 +52,7 @@ def _size(text: str) -> tuple[int, int]:
     default="fp32",
     metavar="A,B,...",
     show_default=True,
-    help="Precisions to write: fp32, and beside it int8 for the prior.",
+    help="Precisions to write: fp32, and beside it int8 for the prior, or fp16 and bf16 of all for GPUs.",
 )
 @click.option(
     "--calibrate",
