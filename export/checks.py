@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,25 @@ from torch import Tensor, nn
 from sundae_rt.errors import BundleError
 from sundae_rt.export.running import opened
 
-LOGITS_TOLERANCE = 1e-4
-"""Largest difference of a logit, as a share of the largest logit's size (or of 1, if that is larger)."""
-PIXEL_TOLERANCE = 1
-"""Largest difference of a pixel, of 255: rounding may fall either way."""
-AGREEMENT = 0.999
-"""Smallest share of equal codes: a draw, or a nearest code, may be a tie within rounding."""
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a graph may be from the fp32 model in PyTorch.
+
+    ``logits``: largest difference of a logit, as a share of the largest logit's size (or of 1, if that is larger);
+    ``proposals``: smallest share of equal proposals, 0 where the figure is only kept: codes that are almost equally
+    probable, as random weights make them, change with the last bit; ``pixels``: largest difference of a pixel, of 255:
+    rounding may fall either way; ``codes``: smallest share of equal codes of a picture.
+    """
+
+    logits: float
+    proposals: float
+    pixels: int
+    codes: float
+
+
+FP32 = Tolerance(logits=1e-4, proposals=0.999, pixels=1, codes=0.999)
+"""For the model itself: a draw, or a nearest code, may be a tie within rounding."""
 BORDER = 1e-6
 """Share of the draws that may differ for each code of the vocabulary. The more codes, the more borders between them,
 and a uniform within rounding of a border may fall either way: of 8192 codes of equal chance 0.3 % differed."""
@@ -46,7 +60,11 @@ def run_onnx(model: onnx.ModelProto, inputs: dict[str, Tensor], folder: Path | N
 
 @torch.no_grad()
 def check_denoiser(
-    model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor], folder: Path | None = None
+    model: onnx.ModelProto,
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    folder: Path | None = None,
+    tolerance: Tolerance = FP32,
 ) -> dict[str, Any]:
     """Compares codes, proposals, confidence and logits; returns the figures.
 
@@ -62,12 +80,12 @@ def check_denoiser(
         "confidence_max_difference": float(np.abs(found[2] - wanted[2]).max()),
         "equal_proposals": float((found[1] == wanted[1]).mean()),
     }
-    if not figures["logits_max_difference"] <= LOGITS_TOLERANCE * scale:
+    if not figures["logits_max_difference"] <= tolerance.logits * scale:
         raise BundleError(
             f"the denoiser's ONNX graph differs from PyTorch: logits by {figures['logits_max_difference']:.3g}, "
-            f"tolerance {LOGITS_TOLERANCE * scale:.3g}; nothing was written"
+            f"tolerance {tolerance.logits * scale:.3g}; nothing was written"
         )
-    needed = min(AGREEMENT, 1 - BORDER * found[3].shape[-1])
+    needed = min(tolerance.proposals, 1 - BORDER * found[3].shape[-1])
     if not _agree(found[1] == wanted[1], needed):
         raise BundleError(
             f"the denoiser's ONNX graph draws other codes than PyTorch: {figures['equal_proposals']:.2%} equal, "
@@ -77,7 +95,11 @@ def check_denoiser(
 
 
 def check_decoder(
-    model: onnx.ModelProto, wanted: Tensor, inputs: dict[str, Tensor], folder: Path | None = None
+    model: onnx.ModelProto,
+    wanted: Tensor,
+    inputs: dict[str, Tensor],
+    folder: Path | None = None,
+    tolerance: Tolerance = FP32,
 ) -> dict[str, Any]:
     """Compares pixels with those that PyTorch makes of the same inputs; returns the largest difference, of 255.
 
@@ -86,9 +108,9 @@ def check_decoder(
     """
     found = run_onnx(model, inputs, folder)[0].astype(int)
     difference = int(np.abs(found - wanted.numpy()).max())
-    if difference > PIXEL_TOLERANCE:
+    if difference > tolerance.pixels:
         raise BundleError(
-            f"the decoder's ONNX graph differs from PyTorch by {difference} of 255, tolerance {PIXEL_TOLERANCE}; "
+            f"the decoder's ONNX graph differs from PyTorch by {difference} of 255, tolerance {tolerance.pixels}; "
             "nothing was written"
         )
     return {"pixels_max_difference": difference}
@@ -96,7 +118,11 @@ def check_decoder(
 
 @torch.no_grad()
 def check_encoder(
-    model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor], folder: Path | None = None
+    model: onnx.ModelProto,
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    folder: Path | None = None,
+    tolerance: Tolerance = FP32,
 ) -> dict[str, Any]:
     """Compares codes; returns the share of equal ones.
 
@@ -105,17 +131,21 @@ def check_encoder(
     """
     equal = run_onnx(model, inputs, folder)[0] == module(*inputs.values()).numpy()
     share = float(equal.mean())
-    if not _agree(equal):
+    if not _agree(equal, tolerance.codes):
         raise BundleError(
-            f"the encoder's ONNX graph finds other codes than PyTorch: {share:.2%} equal, {AGREEMENT:.1%} needed; "
-            "nothing was written"
+            f"the encoder's ONNX graph finds other codes than PyTorch: {share:.2%} equal, "
+            f"{tolerance.codes:.1%} needed; nothing was written"
         )
     return {"equal_codes": share}
 
 
 @torch.no_grad()
 def check_logits(
-    model: onnx.ModelProto, module: nn.Module, inputs: dict[str, Tensor], folder: Path | None = None
+    model: onnx.ModelProto,
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    folder: Path | None = None,
+    tolerance: Tolerance = FP32,
 ) -> dict[str, Any]:
     """Compares logits; returns their largest difference.
 
@@ -124,11 +154,11 @@ def check_logits(
     """
     found, wanted = run_onnx(model, inputs, folder)[0], module(*inputs.values()).numpy()
     difference, scale = float(np.abs(found - wanted).max()), max(1.0, float(np.abs(wanted).max()))
-    if not difference <= LOGITS_TOLERANCE * scale:
+    if not difference <= tolerance.logits * scale:
         raise BundleError(f"the logits graph differs from PyTorch by {difference:.3g}; nothing was written")
     return {"logits_max_difference": difference}
 
 
-def _agree(equal: np.ndarray, needed: float = AGREEMENT) -> bool:
+def _agree(equal: np.ndarray, share: float) -> bool:
     """Whether enough codes are equal."""
-    return bool(equal.mean() >= needed or (~equal).sum() <= TIES)
+    return bool(equal.mean() >= share or (~equal).sum() <= TIES)

@@ -9,6 +9,9 @@ from typing import Any
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from sundae_rt.errors import InputError
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Mapping[str, NDArray[Any]]], Arrays]
@@ -24,3 +27,26 @@ def opened(model: onnx.ModelProto, folder: Path | None = None) -> Run:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with fp32 wherever it has bf16, which ONNX Runtime does not compute in on a CPU.
+
+    Raises:
+        InputError: its weights are outside it.
+    """
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    graph = wide.graph
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    for tensor in (*graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            raise InputError("a model of this size cannot be checked in bf16: export fp16 instead")
+        if tensor.data_type == TensorProto.BFLOAT16:
+            values = numpy_helper.to_array(tensor).astype("float32")
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for attribute in attributes:
+        if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
+            attribute.i = TensorProto.FLOAT
+    del graph.value_info[:]
+    return wide

@@ -1,128 +1,79 @@
-"""Faster variants of the denoiser, and the gate before the bundle: a price that is measured, kept and limited."""
+"""The precisions that a bundle's graphs come in: how each is made, what it needs, and how far from fp32 it may be."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from sundae_rt.errors import BundleError, InputError
-from sundae_rt.export.examples import ROWS, Examples, corrupted, denoiser_inputs
-from sundae_rt.export.halves import PriorHalf
+from sundae_rt.errors import InputError
+from sundae_rt.export.checks import FP32, Tolerance
+from sundae_rt.export.halving import halved
 from sundae_rt.export.quantisation import quantised
-from sundae_rt.export.running import Run, opened
+from sundae_rt.export.running import widened
 
-VARIANTS = ("fp32", "int8")
-"""What export makes: ``fp32`` always, and what is faster beside it."""
-RATES = (0.25, 0.5, 0.75, 1.0)
-"""Shares of corrupted codes at which a price is measured."""
-LARGEST_RISE = 0.01
-"""How much the cross-entropy of the true codes may rise at any of those, as a share of fp32's."""
+Batches = Iterable[Mapping[str, NDArray[Any]]]
 
 
-def check_variants(wanted: tuple[str, ...]) -> None:
-    """Refuses names that export does not know, and a bundle without fp32, by which all others are judged.
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A variant of every graph, each exported from a module and compared with the fp32 model in PyTorch.
+
+    ``tolerance``: see :class:`~sundae_rt.export.checks.Tolerance`; ``requires``: what a backend must provide to run it;
+    ``prepare``: makes the module to export of a prior or a VQ-GAN; ``checkable``: makes of a graph one that ONNX
+    Runtime runs on a CPU.
+    """
+
+    tolerance: Tolerance
+    requires: tuple[str, ...] = ()
+    prepare: Callable[[nn.Module], nn.Module] = lambda model: model
+    checkable: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A variant of the denoiser alone, made of its fp32 graph, with which it shares one file of weights.
+
+    What it costs beside fp32 is measured and limited (:mod:`~sundae_rt.export.pricing`). ``rewrite``: takes the graph,
+    batches of inputs to calibrate on, and the folder with the weights.
+    """
+
+    rewrite: Callable[[onnx.ModelProto, Batches, Path], onnx.ModelProto]
+
+
+VARIANTS: Final[dict[str, Exported | Rewritten]] = {
+    "fp32": Exported(FP32),
+    "int8": Rewritten(quantised),
+    "fp16": Exported(
+        Tolerance(logits=0.03, proposals=0, pixels=8, codes=0.9), ("half",), partial(halved, dtype=torch.float16)
+    ),
+    "bf16": Exported(
+        Tolerance(logits=0.2, proposals=0, pixels=64, codes=0.5),
+        ("half",),
+        partial(halved, dtype=torch.bfloat16),
+        widened,
+    ),
+}
+"""By name, in the order in which a bundle lists them."""
+
+
+def in_order(wanted: Iterable[str]) -> tuple[str, ...]:
+    """The variants that are asked for, each once, in the order of :data:`VARIANTS`.
 
     Raises:
-        InputError: as said.
+        InputError: a name that export does not know; or fp32, by which all others are judged, is missing.
     """
-    for variant in wanted:
-        if variant not in VARIANTS:
-            raise InputError(f"unknown variant {variant!r}: this version exports {', '.join(VARIANTS)}")
-    if "fp32" not in wanted:
-        raise InputError(f"the variants {','.join(wanted)} lack fp32, by which the others are judged: add it")
-
-
-def int8_denoiser(
-    model: onnx.ModelProto, prior: PriorHalf, examples: Examples, folder: Path
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The 8-bit variant of an fp32 denoiser that puts out its logits too, and its price.
-
-    Raises:
-        BundleError: the price is over the limit.
-    """
-    result = quantised(model, examples.calibration_batches(prior), folder)
-    price = denoiser_price(opened(model, folder), opened(result, folder), prior, examples)
-    check_price("int8", price)
-    return result, price
-
-
-def denoiser_price(fp32: Run, other: Run, prior: PriorHalf, examples: Examples) -> dict[str, Any]:
-    """What a variant costs beside fp32, on held-out codes after corruption at several rates.
-
-    Both get the same inputs. By rate: the share of places where both have the same most probable code
-    (``equal_argmax``), and where the same uniforms draw the same code (``equal_draws``); the ``cross_entropy`` of the
-    true codes in nats a code, fp32's own (``cross_entropy_fp32``), and its ``rise`` as a share of that.
-    """
-    price: dict[str, Any] = {"measured_on": examples.origin, "rates": {}}
-    for rate in RATES:
-        rows = [
-            (_about(fp32(inputs), true), _about(other(inputs), true))
-            for inputs, true in _heldout(prior, examples, rate)
-        ]
-        (codes, draws, entropy), (other_codes, other_draws, other_entropy) = (
-            [np.concatenate(part) for part in zip(*side, strict=True)] for side in zip(*rows, strict=True)
-        )
-        before, after = float(entropy.mean()), float(other_entropy.mean())
-        price["rates"][str(rate)] = {
-            "equal_argmax": float((codes == other_codes).mean()),
-            "equal_draws": float((draws == other_draws).mean()),
-            "cross_entropy": after,
-            "cross_entropy_fp32": before,
-            "rise": after / before - 1,
-        }
-    price["largest_rise"] = max(figures["rise"] for figures in price["rates"].values())
-    # Thousands of samples take hours: a command of its own puts the distance here.
-    price["frechet"] = "not measured at export: python -m sundae_rt.training.compare"
-    return price
-
-
-def check_price(variant: str, price: dict[str, Any]) -> None:
-    """Refuses a variant that is not worth its speed.
-
-    Raises:
-        BundleError: over the limit; one line.
-    """
-    rate, figures = max(price["rates"].items(), key=lambda entry: _order(entry[1]["rise"]))
-    if not figures["rise"] <= LARGEST_RISE:
-        raise BundleError(
-            f"the variant {variant} is too coarse: at corruption {rate} its cross-entropy is {figures['rise']:.2%} "
-            f"over fp32's, {LARGEST_RISE:.0%} allowed; leave it out of --variants; nothing was written"
-        )
-
-
-def table(variant: str, price: dict[str, Any]) -> Iterator[str]:
-    """A price as lines for people."""
-    yield f"{variant}, measured on {price['measured_on']}:"
-    yield "  corruption  equal argmax  equal draws  cross-entropy  of fp32    rise"
-    for rate, figures in price["rates"].items():
-        yield (
-            f"  {float(rate):10.0%}  {figures['equal_argmax']:12.2%}  {figures['equal_draws']:11.2%}"
-            f"  {figures['cross_entropy']:13.4f}  {figures['cross_entropy_fp32']:7.4f}  {figures['rise']:+.3%}"
-        )
-
-
-def _heldout(prior: PriorHalf, examples: Examples, rate: float) -> Iterator[tuple[dict[str, Any], NDArray[np.int32]]]:
-    """Batches of a denoiser's inputs, and the true codes of each."""
-    rng = np.random.default_rng(round(1000 * rate))
-    for start in range(0, len(examples.heldout), ROWS):
-        true = examples.heldout[start : start + ROWS]
-        labels = None if examples.heldout_labels is None else examples.heldout_labels[start : start + ROWS]
-        yield denoiser_inputs(corrupted(true, rate, prior, rng), labels, rng), true
-
-
-def _about(outputs: dict[str, NDArray[Any]], true: NDArray[np.int32]) -> tuple[NDArray[Any], ...]:
-    """Most probable codes, drawn codes, and cross-entropies of the true ones, each ``[B, T]``."""
-    logits = outputs["logits"].astype(np.float64)
-    logits -= logits.max(-1, keepdims=True)
-    entropy = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, true[..., None], -1)[..., 0]
-    return logits.argmax(-1), outputs["proposal"], entropy
-
-
-def _order(rise: float) -> float:
-    """Not-a-number is worse than any other."""
-    return rise if rise == rise else float("inf")
+    names = tuple(wanted)
+    for name in names:
+        if name not in VARIANTS:
+            raise InputError(f"unknown variant {name!r}: this version exports {', '.join(VARIANTS)}")
+    if "fp32" not in names:
+        raise InputError(f"the variants {','.join(names)} lack fp32, by which the others are judged: add it")
+    return tuple(name for name in VARIANTS if name in names)

@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
+from sundae_rt import engines
+from sundae_rt.backends.origin import Origin
 from sundae_rt.errors import BundleError
+from sundae_rt.files import user_cache
 from sundae_rt.manifest import DataFile, GraphFile, Manifest
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -110,6 +113,23 @@ class Bundle:
                     self._check_digest(entry, hashlib.file_digest(file, "sha256").hexdigest())
                 _unpack(self.path, of_graph.file, Path(folder) / of_graph.file)
                 yield Path(folder)
+
+    def origin(self, graph: str, variant: str) -> Origin:
+        """Where one variant of one graph comes from.
+
+        What is made from it may be kept in the folder `engines` inside the bundle, else in the user's cache: there for
+        a zip file, and for a bundle that ships, whose folder is the package's own.
+
+        Raises:
+            BundleError: the bundle lacks the graph.
+        """
+        entry = self.variants(graph)[variant]
+        digest = entry.sha256
+        if entry.data is not None:
+            digest = hashlib.sha256(f"{entry.sha256} {entry.data.sha256}".encode()).hexdigest()
+        cached = user_cache() / "engines" / f"{self.manifest.name}-{self.fingerprint[:12]}"
+        own = self.path.is_dir() and self.path.resolve() not in (path.resolve() for path in engines.shipped().values())
+        return Origin(graph, variant, digest, (self.path / "engines", cached) if own else (cached,))
 
     def _check_digest(self, entry: GraphFile | DataFile, digest: str) -> None:
         if digest != entry.sha256:

@@ -6,8 +6,9 @@
    instructions for it; in fp32 ONNX Runtime is as fast or faster, so without such instructions `cpu` is taken.
 3. Of the variants the first in the backend's own order, for each graph.
 
-A variant that is asked for by name narrows all three to backends that can run it. What was taken, and what was passed
-over and why, is in the log of `sundae_rt` (level INFO).
+A variant that is asked for by name narrows all three to backends that can run it. TensorRT is taken only with variants
+whose engines are all built: to build them takes minutes, which only who asks for it by name is made to wait. What was
+taken, and what was passed over and why, is in the log of `sundae_rt` (level INFO).
 """
 
 import logging
@@ -54,12 +55,14 @@ def main_graph(manifest: Manifest) -> str:
 def variants(manifest: Manifest, graph: str, backend: Backend) -> Mapping[str, Variant]:
     """What there is of a graph for a backend, by name: what the bundle holds, and what the backend derives from it.
 
-    A variant that it holds in a file of its own is not derived, unless that file is for other backends.
+    A variant that it holds in a file of its own is not derived, unless that file is for other backends; a graph that is
+    never derived has no such variant then.
     """
     held = {name: Variant(name, name, file) for name, file in manifest.graphs[graph].items()}
-    derives = {} if graph == _NEVER_DERIVED else backend.derives
-    derived = {name: Variant(name, source, held[source].file) for name, source in derives.items() if source in held}
-    return derived | {name: own for name, own in held.items() if name not in derived or _runs(backend, own)}
+    derives = backend.derives.items()
+    derived = {name: Variant(name, source, held[source].file) for name, source in derives if source in held}
+    own = {name: one for name, one in held.items() if name not in derived or _runs(backend, one)}
+    return own if graph == _NEVER_DERIVED else derived | own
 
 
 def choose_variant(manifest: Manifest, graph: str, backend: Backend, wanted: str) -> Variant:
@@ -81,7 +84,7 @@ def choose_variant(manifest: Manifest, graph: str, backend: Backend, wanted: str
             f"bundle {manifest.name!r}: {graph} has no variant {shown(wanted)} (it has {', '.join(known)})"
         )
     liked = [name for name in backend.variants if name in known]
-    candidates = [wanted] if wanted in known else [*liked, *manifest.graphs[graph]]
+    candidates = [wanted] if wanted in known else [*liked, *(name for name in manifest.graphs[graph] if name in known)]
     for candidate in candidates:
         if _runs(backend, known[candidate]):
             return known[candidate]
@@ -122,7 +125,11 @@ def choose_backend(bundle: Bundle, name: str, variant: str, threads: int | None)
         except BackendError as error:
             _log.info("%s, which was the fastest, is no longer present: %s", timing.backend, error)
             continue
-        if _can_run(bundle, backend, timing.variant):
+        if not _can_run(bundle, backend, timing.variant):
+            continue
+        if fault := unbuilt(bundle, backend, timing.variant):
+            _log.info("%s, which was the fastest, is passed over: %s", timing.backend, fault)
+        else:
             _log.info(
                 "auto picked the backend %s and the variant %s, the fastest when timed (%.4g s an image)",
                 timing.backend,
@@ -130,28 +137,61 @@ def choose_backend(bundle: Bundle, name: str, variant: str, threads: int | None)
                 timing.seconds,
             )
             return backend, timing.variant
-    return _by_rule(bundle, variant, threads), variant
+    return _by_rule(bundle, variant, threads)
 
 
-def _by_rule(bundle: Bundle, variant: str, threads: int | None) -> Backend:
-    reasons, present = [], []
+def unbuilt(bundle: Bundle, backend: Backend, variant: str) -> str | None:
+    """Why loading a bundle in a variant would take a backend minutes, with the remedy; None where it takes none.
+
+    Raises:
+        BackendError: it cannot run one of the graphs.
+    """
+    chosen = {graph: choose_variant(bundle.manifest, graph, backend, variant) for graph in bundle.manifest.graphs}
+    if all(backend.is_built(bundle.origin(graph, one.source)) for graph, one in chosen.items()):
+        return None
+    return f"no engine is built: sundae-rt build --bundle {bundle.path}"
+
+
+def runnable(manifest: Manifest, backend: Backend) -> Iterator[str]:
+    """The variants of the main graph that a backend can run, for whoever tries them all."""
+    for name, variant in variants(manifest, main_graph(manifest), backend).items():
+        if _runs(backend, variant):
+            yield name
+
+
+def _by_rule(bundle: Bundle, variant: str, threads: int | None) -> tuple[Backend, str]:
+    reasons, others = [], []
     for name in names():
         try:
             backend = open_backend(name, threads)
         except BackendError as error:
             reasons.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
             continue
-        if any(_can_run(bundle, backend, liked) for liked in backend.variants if variant in ("auto", liked)):
-            break
-        present.append(backend)
-        reasons.append(f"{name}: {_unfit(bundle.manifest, backend, variant)}")
-    else:
-        if not present:
-            raise BackendError(f"no backend is present: {'; '.join(reasons)}")
-        # None is there for what is asked for; one that can run it does, and else the last says why it does not.
-        backend = next((backend for backend in present if _can_run(bundle, backend, variant)), present[-1])
+        liked = [one for one in backend.variants if variant in ("auto", one) and _can_run(bundle, backend, one)]
+        # "auto" is the best variant of each graph; where engines lack for that, another variant may have them.
+        wanted = ["auto", *liked] if liked and variant == "auto" else liked
+        faults = []
+        for one in wanted:
+            if (fault := unbuilt(bundle, backend, one)) is None:
+                _say(backend, reasons)
+                return backend, one
+            faults.append(fault)
+        if not faults:
+            others.append(backend)
+        reasons.append(f"{name}: {faults[0] if faults else _unfit(bundle.manifest, backend, variant)}")
+    # None is there for what is asked for; one that can run it does, and else the last says why it does not.
+    for backend in others:
+        if _can_run(bundle, backend, variant) and unbuilt(bundle, backend, variant) is None:
+            _say(backend, reasons)
+            return backend, variant
+    if not others:
+        raise BackendError(f"no backend is there to take: {'; '.join(reasons)}")
+    _say(others[-1], reasons)
+    return others[-1], variant
+
+
+def _say(backend: Backend, reasons: list[str]) -> None:
     _log.info("auto picked the backend %s%s", backend.name, "".join(f"; {reason}" for reason in reasons))
-    return backend
 
 
 def _can_run(bundle: Bundle, backend: Backend, variant: str) -> bool:
@@ -173,10 +213,3 @@ def _unfit(manifest: Manifest, backend: Backend, variant: str) -> str:
     if not backend.variants:
         return "no faster than the others on this processor"
     return f"{manifest.name} has none of its variants ({', '.join(backend.variants)})"
-
-
-def runnable(manifest: Manifest, backend: Backend) -> Iterator[str]:
-    """The variants of the main graph that a backend can run, for whoever tries them all."""
-    for name, variant in variants(manifest, main_graph(manifest), backend).items():
-        if _runs(backend, variant):
-            yield name

@@ -1,4 +1,4 @@
-"""Atomic writes: a file or a folder appears whole under its name, or not at all.
+"""Where files go, and atomic writes: a file or a folder appears whole under its name, or not at all.
 
 The new content is built under a temporary name beside the target and renamed over it at the end. Whatever interrupts
 the writing (a full disk, Ctrl-C) removes the temporary one and leaves an earlier target as it was.
@@ -7,6 +7,7 @@ the writing (a full disk, Ctrl-C) removes the temporary one and leaves an earlie
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,6 +72,17 @@ def replacing_folder(
                 os.rename(old, target)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def user_cache() -> Path:
+    """The folder for what this user can have made again; it need not exist."""
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        base = Path(folder)
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    return base / "sundae-rt"
 
 
 def _check_replaceable(path: str | os.PathLike[str], target: Path, force: bool, marker: str) -> None:

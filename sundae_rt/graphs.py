@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sundae_rt.backends import Backend, Graph
+from sundae_rt.backends.origin import Origin
 from sundae_rt.bundle import Bundle
 from sundae_rt.choice import choose_variant, main_graph
 from sundae_rt.errors import BackendError, BundleError, SundaeError
@@ -45,7 +46,7 @@ class Graphs:
         self._loading = {graph: threading.Lock() for graph in manifest.graphs}
 
     def require(self, *names: str) -> None:
-        """Load these graphs, unless they are; several at once.
+        """Load these graphs, unless they are; several at once, except where an engine must be built for one.
 
         Raises:
             BundleError: the bundle lacks one, its file is damaged, or it does not fit the manifest.
@@ -54,6 +55,10 @@ class Graphs:
         for name in names:
             self._bundle.variants(name)  # says what is missing, before any is loaded
         if all(name in self._loaded for name in names):
+            return
+        if not all(self._backend.is_built(self._origin(name)) for name in names):
+            for name in names:
+                self._graph(name)  # in this thread, which Ctrl-C reaches: building takes minutes, and ends with it
             return
         try:
             with ThreadPoolExecutor(len(names)) as threads:
@@ -107,11 +112,15 @@ class Graphs:
         variant = self._variants[name]
         with self._bundle.weights(name, variant.source) as folder:
             model = self._bundle.read(name, variant.source)
-            graph = self._backend.load(model, f"{name} ({variant.name})", folder, derived=variant.derived)
+            told, origin = f"{name} ({variant.name})", self._origin(name)
+            graph = self._backend.load(model, told, folder, derived=variant.derived, origin=origin)
         self._check_inputs(name, graph)
         if name == "denoiser":
             self._check_vocabulary(graph)
         return graph
+
+    def _origin(self, name: str) -> Origin:
+        return self._bundle.origin(name, self._variants[name].source)
 
     def _checked(self, name: str, graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """The outputs of a graph, refused where they are not what the manifest lets one expect."""

@@ -65,7 +65,7 @@ def load(
 
     Args:
         bundle: a folder, a zip file, or the name of a bundle that ships.
-        backend: "cpu", "openvino", "cuda", or "auto", which `sundae_rt.choice` explains.
+        backend: "cpu", "openvino", "cuda", "tensorrt", or "auto", which `sundae_rt.choice` explains.
         variant: precision variant of the denoiser, such as "fp32"; the other graphs use it too where they have it.
             "auto" takes the backend's best for each graph.
         threads: CPU threads; None takes as many as the process may use cores.

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sundae_rt.backends import installation, open_backend
 from sundae_rt.backends import onnxruntime as onnxruntime_backend
-from sundae_rt.backends import open_backend
 from sundae_rt.backends.cores import available_cores
 from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
 from sundae_rt.backends.rows import run_side_by_side
@@ -29,9 +32,9 @@ from tiny import model, model_with_weights_beside
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(InputError, match=r"^backend must be one of auto, cuda, openvino, cpu, not 'tpu'$"):
+    with pytest.raises(InputError, match=r"^backend must be one of auto, tensorrt, cuda, openvino, cpu, not 'tpu'$"):
         open_backend("tpu")
-    with pytest.raises(InputError, match=r"^backend must be one of auto, cuda, openvino, cpu, not \['cpu'\]$"):
+    with pytest.raises(InputError, match=r"^backend must be one of auto, tensorrt, .*, cpu, not \['cpu'\]$"):
         open_backend(["cpu"])  # type: ignore[arg-type]
 
 
@@ -133,33 +136,120 @@ def test_a_run_that_fails_is_one_line(inputs: dict[str, np.ndarray]) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_cuda_without_cuda_names_what_is_missing() -> None:
+def test_cuda_without_cuda_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has CUDA")
-    with (
-        warnings.catch_warnings(),
-        pytest.raises(BackendError, match=r"without CUDAExecutionProvider.*onnxruntime-gpu"),
-    ):
-        warnings.simplefilter("error")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(installation, "installed", lambda: ["onnxruntime"])
+    with pytest.raises(BackendError, match=r"^cuda: .* without CUDAExecutionProvider: ") as caught:
+        open_backend("cuda")
+    assert str(caught.value).endswith("pip uninstall -y onnxruntime, then pip install onnxruntime-gpu")
+    monkeypatch.setattr(installation, "installed", lambda: ["onnxruntime", "onnxruntime-gpu"])
+    with pytest.raises(BackendError, match=r"^cuda: .*: onnxruntime and onnxruntime-gpu are both installed"):
         open_backend("cuda")
 
 
-def test_cuda_that_is_compiled_in_but_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cuda_compiled_in(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    with warnings.catch_warnings(), pytest.raises(BackendError, match=r"^cuda: CUDAExecutionProvider did not start"):
+
+
+@pytest.mark.usefixtures("cuda_compiled_in")
+def test_cuda_that_is_compiled_in_but_does_not_start_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> None:
+        raise BackendError("this machine has no NVIDIA driver: install it")
+
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        open_backend("cuda")
+        monkeypatch.setattr(onnxruntime_backend, "load_library", no_driver)
+        with pytest.raises(BackendError, match=r"^cuda: CUDAExecutionProvider does not start: .* no NVIDIA driver"):
+            open_backend("cuda")
+        # With a driver, it is the provider's own library that does not load: this ONNX Runtime has none.
+        monkeypatch.setattr(onnxruntime_backend, "load_library", lambda: None)
+        with pytest.raises(BackendError, match=r"a library that it needs is missing \(.*providers_cuda.*\[cuda"):
+            open_backend("cuda")
+
+
+@pytest.mark.usefixtures("cuda_compiled_in")
+def test_a_graph_that_falls_back_to_the_cpu_in_silence_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime hands out a session on the CPU where CUDA does not start, unless it is told not to."""
+    monkeypatch.setattr(onnxruntime_backend, "load_library", lambda: None)
+    monkeypatch.setattr(OnnxRuntimeBackend, "_check_cuda", lambda self: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(BackendError, match=r"^cuda: CUDAExecutionProvider does not start: "):
+            OnnxRuntimeBackend.cuda().load(model(), "g")
+
+
+def test_work_that_a_gpu_leaves_to_the_cpu_is_refused_and_shapes_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    class Halfway(onnxruntime.InferenceSession):
+        """A session that says of itself that it has CUDA, and that everything of it runs on the CPU."""
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    if not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
+        pytest.skip("this ONNX Runtime does not tell what runs where")
+    monkeypatch.setattr(OnnxRuntimeBackend, "_check_cuda", lambda self: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Halfway)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        OnnxRuntimeBackend.cuda().load(model(), "g")  # an Add may be arithmetic on shapes
+        monkeypatch.setattr(onnxruntime_backend, "_WORK", {"Add"})
+        with pytest.raises(BackendError, match=r"^cuda: CUDAExecutionProvider does not run all of g: it leaves Add to"):
+            OnnxRuntimeBackend.cuda().load(model(), "g")
+
+
+# The installed ONNX Runtime
+
+
+@pytest.mark.parametrize(
+    ("packages", "library", "fault"),
+    [
+        (["onnxruntime"], "whole", None),
+        (["onnxruntime-gpu"], "whole", None),
+        ([], "whole", r"^ONNX Runtime is not installed: pip install onnxruntime, or onnxruntime-gpu for"),
+        (
+            ["onnxruntime", "onnxruntime-gpu"],
+            "whole",
+            r"both installed .*uninstall -y onnxruntime onnxruntime-gpu,",
+        ),
+        (["onnxruntime-gpu"], "empty", r"files are gone.*pip install --force-reinstall --no-deps onnxruntime-gpu$"),
+        (["onnxruntime"], None, r"files are gone.*pip install --force-reinstall --no-deps onnxruntime$"),
+    ],
+)
+def test_a_doubled_or_emptied_install_is_recognised(
+    packages: list[str], library: str | None, fault: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name not in packages:
+            raise metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(metadata, "version", version)
+    if library != "whole":  # an empty folder is imported as a package without anything in it
+        monkeypatch.setitem(sys.modules, "onnxruntime", library and types.ModuleType("onnxruntime"))
+    found = installation.fault()
+    assert found is None if fault is None else re.search(fault, str(found))
+
+
+def test_an_emptied_onnx_runtime_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    monkeypatch.setattr(installation, "installed", lambda: ["onnxruntime"])
+    with pytest.raises(BackendError, match=r"^cpu: onnxruntime is installed but its files are gone"):
+        open_backend("cpu")
 
 
 def test_onnx_runtime_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendError, match=r"^ONNX Runtime cannot be imported .*pip install onnxruntime$"):
+    monkeypatch.setattr(installation, "installed", lambda: [])
+    with pytest.raises(BackendError, match=r"^cpu: ONNX Runtime cannot be imported .*pip install .*onnxruntime"):
         open_backend("cpu")
 
 

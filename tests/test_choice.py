@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_what_is_asked_for_is_never_replaced(tmp_path: Path) -> None:
 
 def test_auto_without_any_says_what_each_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_BACKENDS", {"gone": missing})
-    with pytest.raises(BackendError, match=r"^no backend is present: gone: its library is missing"):
+    with pytest.raises(BackendError, match=r"^no backend is there to take: gone: its library is missing"):
         choose_backend(bundle(tmp_path), "auto", "auto", None)
 
 
@@ -132,15 +133,24 @@ def test_what_a_bundle_holds_for_another_backend_alone_is_derived(tmp_path: Path
         choose_variant(manifest, "denoiser", PLAIN, "half")
 
 
+def test_a_graph_that_is_never_derived_does_without_what_another_backend_has_for_it(tmp_path: Path) -> None:
+    """A bundle with halves for GPUs runs on a backend that derives its own, with the encoder in fp32."""
+    graphs = {graph: {"fp32": entry(graph), "half": entry(graph, "cuda")} for graph in ALL_GRAPHS}
+    manifest = Bundle.open(write_bundle(tmp_path, graphs=graphs)).manifest
+    for wanted in ("auto", "half"):
+        assert choose_variant(manifest, "denoiser", CHIP, wanted).derived == "half"
+        assert choose_variant(manifest, "encoder", CHIP, wanted).name == "fp32"
+
+
 def test_the_backend_is_told_what_to_derive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[tuple[str, str | None]] = []
     told = {}
     chip = backend("chip", "half", derives={"half": "fp32"})
     load = chip.load
 
-    def note(model: bytes, name: str, folder: Path | None = None, derived: str | None = None) -> FakeGraph:
+    def note(model: bytes, name: str, folder: Path | None = None, derived: str | None = None, **rest: Any) -> FakeGraph:
         loaded.append((name, derived))
-        return load(model, name, folder, derived)
+        return load(model, name, folder, derived, **rest)
 
     monkeypatch.setattr(chip, "load", note)
     for wanted in ("auto", "fp32"):

@@ -25,11 +25,17 @@ ARROWS = {
     "sundae_rt.training": ({"sundae_rt", "sundae_rt.engines"}, None),
     "sundae_rt.export": ({"sundae_rt", "sundae_rt.engines", "sundae_rt.training"}, None),
 }
-# The library that one backend alone needs. Its module imports it inside functions, and tells who lacks it the remedy.
-BACKENDS = {"sundae_rt.backends.openvino": "openvino"}
+# Each library that one backend alone needs, and the one module that may import it: inside functions, and it tells who
+# lacks it the remedy. All others go through that module.
+BACKENDS = {
+    "openvino": "sundae_rt.backends.openvino",
+    "tensorrt": "sundae_rt.tensorrt.library",
+    "tensorrt_rtx": "sundae_rt.tensorrt.library",
+}
 # What a distribution is imported as, where that is not its own name.
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
-EXTRAS_ONLY = {"torch", "onnx", "onnxscript", "openvino", "einops", "accelerate", "safetensors", "yaml"}
+EXTRAS_ONLY = {"torch", "onnx", "onnxscript", "einops", "accelerate", "safetensors", "yaml", *BACKENDS}
+RUNTIMES = ("onnxruntime", "ort-nightly")  # how the names of all packages of ONNX Runtime begin
 PUBLIC = {
     "BackendError",
     "BundleError",
@@ -41,7 +47,7 @@ PUBLIC = {
     "__version__",
     "load",
 }
-COMMANDS = ["generate", "inpaint", "encode", "train", "export", "info", "bench"]
+COMMANDS = ["generate", "inpaint", "encode", "train", "export", "build", "info", "bench"]
 
 
 def part_of(module: str) -> str:
@@ -73,9 +79,8 @@ def test_imports_follow_the_arrows(name: str) -> None:
         if top == "sundae_rt":
             assert part_of(found.module) in {part, *parts}, where
         elif distributions is not None:
-            assert top in distributions | sys.stdlib_module_names or (found.deferred and top == BACKENDS.get(name)), (
-                where
-            )
+            known = top in distributions | sys.stdlib_module_names
+            assert known or (found.deferred and BACKENDS.get(top) == name), where
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -141,11 +146,21 @@ def test_an_extra_installs_all_that_its_half_imports(extra: str, entrances: list
         for requirement in (*project["dependencies"], *project["optional-dependencies"][extra])
     }
     known = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in listed} | sys.stdlib_module_names
-    known |= set(BACKENDS.values())  # each done without where it is absent
+    known |= set(BACKENDS)  # each done without where it is absent
     inside = [name for entrance in entrances for name in modules() if f"{name}.".startswith(f"{entrance}.")]
     for name in inside:
         for module, where in everything_behind(name).items():
             assert module.partition(".")[0] in known | {"sundae_rt"}, f"{where} imports {module}, for {name}"
+
+
+def test_one_onnx_runtime_comes_with_the_package_and_no_extra_brings_another() -> None:
+    """Their packages write into one folder, and pip installs both without a word."""
+    project = PYPROJECT["project"]
+    brought = {
+        where: [requirement for requirement in held if requirement.startswith(RUNTIMES)]
+        for where, held in {"": project["dependencies"], **project["optional-dependencies"]}.items()
+    }
+    assert {where: found for where, found in brought.items() if found} == {"": ["onnxruntime>=1.20"]}
 
 
 def test_export_and_encode_work_without_what_only_training_needs() -> None:

@@ -66,7 +66,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(with_int8(engines.shipped()[engines.DEFAULT], tmp_path_factory.mktemp("int8") / "earth"))
 
 
-@pytest.fixture(params=[name for name in names() if name != "cuda"])
+@pytest.fixture(params=[name for name in names() if name not in ("cuda", "tensorrt")])
 def runtimes(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[list[Runtime]]:
     """The bundle on one backend, in all the variants that it can run."""
     try:

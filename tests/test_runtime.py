@@ -581,7 +581,7 @@ def test_load_refuses_what_is_out_of_range(tmp_path: Path) -> None:
         sundae_rt.load(tmp_path, backend="cpu", batch_size=0)
     with pytest.raises(InputError, match=r"^max_waiting must be"):
         sundae_rt.load(tmp_path, backend="cpu", max_waiting=0)
-    with pytest.raises(InputError, match=r"^backend must be one of auto, cuda, openvino, cpu, not 'gpu'"):
+    with pytest.raises(InputError, match=r"^backend must be one of auto, tensorrt, cuda, openvino, cpu, not 'gpu'"):
         sundae_rt.load(tmp_path, backend="gpu")
     with pytest.raises(BundleError, match=r"no bundle 'nowhere'"):
         sundae_rt.load("nowhere")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from sundae_rt.backends.origin import Origin
 from sundae_rt.errors import InputError, shown
 
 
@@ -45,16 +46,34 @@ class Backend(Protocol):
     provides: frozenset[str]
     derives: Mapping[str, str]
 
-    def load(self, model: bytes, name: str, folder: Path | None = None, derived: str | None = None) -> Graph:
+    def load(
+        self,
+        model: bytes,
+        name: str,
+        folder: Path | None = None,
+        derived: str | None = None,
+        origin: Origin | None = None,
+    ) -> Graph:
         """Load a graph from the bytes of its file; `name` is for messages.
 
         `folder` holds that file and the file of the weights that are not in `model`, where there is one, while this
-        runs. `derived` is one of `derives`, where the graph is to run as that variant of its own.
+        runs. `derived` is one of `derives`, where the graph is to run as that variant of its own. `origin` is for a
+        backend that keeps what it makes of a graph.
 
         Raises:
             BackendError: the bytes are no graph that this backend can run; one line.
         """
         ...
+
+    def is_built(self, origin: Origin) -> bool:
+        """Whether `load` of that graph starts at once. False: it would build an engine first, which takes minutes."""
+        ...
+
+
+def _tensorrt(threads: int | None) -> Backend:
+    from sundae_rt.backends.tensorrt import TensorRTBackend
+
+    return TensorRTBackend.open()
 
 
 def _cuda(threads: int | None) -> Backend:
@@ -76,7 +95,12 @@ def _cpu(threads: int | None) -> Backend:
 
 
 # By name, in the order in which `auto` tries them. Each imports its library only when it is opened.
-_BACKENDS: dict[str, Callable[[int | None], Backend]] = {"cuda": _cuda, "openvino": _openvino, "cpu": _cpu}
+_BACKENDS: dict[str, Callable[[int | None], Backend]] = {
+    "tensorrt": _tensorrt,
+    "cuda": _cuda,
+    "openvino": _openvino,
+    "cpu": _cpu,
+}
 
 
 def names() -> tuple[str, ...]:

@@ -1,14 +1,19 @@
 """ONNX Runtime: the backends `cpu` and `cuda`."""
 
 import contextlib
+import ctypes
 import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from sundae_rt.backends import installation
 from sundae_rt.backends.cores import Cores, available_cores
+from sundae_rt.backends.driver import load_library
+from sundae_rt.backends.origin import Origin
 from sundae_rt.backends.processor import INT8, instructions
 from sundae_rt.backends.rows import Outputs, run_side_by_side
 from sundae_rt.backends.weights import SMALL, size_of
@@ -20,6 +25,19 @@ _PROBE: Final = (
     b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01pZ\x0f\n\x01x\x12\n\n\x08\x08\x06\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x06\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0d"
 )
+
+# Operators that do a model's work. A GPU backend leaves the arithmetic on shapes to the CPU; these it must run itself.
+_WORK: Final = {
+    *("MatMul", "Gemm", "FusedMatMul", "Conv", "FusedConv", "NhwcConv", "Softmax", "Attention", "MultiHeadAttention"),
+    *(
+        "LayerNormalization",
+        "SkipLayerNormalization",
+        "SimplifiedLayerNormalization",
+        "GroupNormalization",
+        "GroupNorm",
+    ),
+    *("InstanceNormalization", "Gelu", "FastGelu", "BiasGelu", "CumSum", "ArgMax", "Resize", "MatMulInteger"),
+}
 
 _FATAL_ONLY: Final = 4  # of ONNX Runtime's log levels: what goes wrong is raised, and stderr stays clean
 
@@ -33,13 +51,14 @@ class OnnxRuntimeBackend:
         try:
             import onnxruntime
         except ImportError as error:
-            raise BackendError(
-                f"ONNX Runtime cannot be imported ({one_line(error)}): pip install onnxruntime"
-            ) from error
+            remedy = installation.fault() or "pip install --force-reinstall onnxruntime"
+            raise BackendError(f"{name}: ONNX Runtime cannot be imported ({one_line(error)}): {remedy}") from error
+        if not installation.is_whole(onnxruntime):
+            raise BackendError(f"{name}: {installation.fault()}")
         onnxruntime.set_default_logger_severity(_FATAL_ONLY)  # of the whole process: there is no narrower one for this
         self.name = name
         self.variants = variants
-        self.provides = frozenset({name})
+        self.provides = frozenset({name, "half"} if "fp16" in variants else {name})
         self.derives: Mapping[str, str] = {}
         self._library = onnxruntime
         self._provider = provider
@@ -62,19 +81,25 @@ class OnnxRuntimeBackend:
         # TF32 would make an fp32 graph round like no other backend. A new batch size must not start a search for
         # convolution algorithms: batches shrink whenever images finish.
         options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-        backend = cls("cuda", ("fp16", "fp32"), "CUDAExecutionProvider", options, threads)
+        backend = cls("cuda", ("fp16", "bf16", "fp32"), "CUDAExecutionProvider", options, threads)
         backend._check_cuda()
         return backend
 
     def load(
-        self, model: bytes, name: str, folder: Path | None = None, derived: str | None = None
+        self,
+        model: bytes,
+        name: str,
+        folder: Path | None = None,
+        derived: str | None = None,
+        origin: Origin | None = None,
     ) -> "OnnxRuntimeGraph":
-        """See `Backend.load`; nothing is derived here."""
+        """See `Backend.load`; nothing is derived here, and nothing kept."""
         session = self._session(model, name, folder, self._cores.count)
         if self._provider not in session.get_providers():
+            raise BackendError(f"{self.name}: {self._provider} does not start: {self._why_not()}")
+        if left := self._left_to_cpu(session):
             raise BackendError(
-                f"{self.name}: {self._provider} did not start on this machine: it needs an NVIDIA GPU with its driver, "
-                f"and the CUDA and cuDNN libraries that onnxruntime-gpu {self._library.__version__} was built for"
+                f"{self.name}: {self._provider} does not run all of {name}: it leaves {', '.join(left)} to the CPU"
             )
         if self._provider != "CPUExecutionProvider":
             return OnnxRuntimeGraph(session, f"{self.name}: {name}")
@@ -82,7 +107,11 @@ class OnnxRuntimeBackend:
         lone = self._session(model, name, folder, 1) if is_small else None
         return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._cores)
 
-    def _session(self, model: bytes, name: str, folder: Path | None, threads: int) -> Any:
+    def is_built(self, origin: Origin) -> bool:
+        """See `Backend.is_built`; nothing is built here."""
+        return True
+
+    def _session(self, model: bytes, name: str, folder: Path | None, threads: int, **entries: str) -> Any:
         settings = self._library.SessionOptions()
         settings.log_severity_level = _FATAL_ONLY
         settings.intra_op_num_threads = threads
@@ -90,6 +119,10 @@ class OnnxRuntimeBackend:
         settings.use_deterministic_compute = True
         if folder is not None:
             settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        if self._provider != "CPUExecutionProvider":
+            settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        for key, value in entries.items():
+            settings.add_session_config_entry(f"session.{key}", value)
         try:
             return self._library.InferenceSession(
                 model, settings, providers=[(self._provider, self._options)], enable_fallback=0
@@ -99,14 +132,43 @@ class OnnxRuntimeBackend:
 
     def _check_cuda(self) -> None:
         if self._provider not in self._library.get_available_providers():
-            raise BackendError(
-                "cuda: this ONNX Runtime was built without CUDAExecutionProvider: "
-                "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
-            )
+            remedy = installation.fault() or installation.SWAP
+            raise BackendError(f"cuda: this ONNX Runtime was built without CUDAExecutionProvider: {remedy}")
         if hasattr(self._library, "preload_dlls"):  # finds the CUDA libraries that pip installed; prints what it misses
             with contextlib.redirect_stdout(io.StringIO()):
                 self._library.preload_dlls()
-        self.load(_PROBE, "a probe")
+        # One operator, which every provider has: where it does not run on the GPU, nothing does.
+        try:
+            self._session(_PROBE, "a probe", None, 1, disable_cpu_ep_fallback="1")
+        except BackendError as error:
+            raise BackendError(f"cuda: CUDAExecutionProvider does not start: {self._why_not()}") from error
+
+    def _left_to_cpu(self, session: Any) -> list[str]:
+        """The operators of a model's own work that a GPU provider leaves to the CPU, where this version can tell."""
+        if self._provider == "CPUExecutionProvider" or not hasattr(session, "get_provider_graph_assignment_info"):
+            return []
+        assigned = session.get_provider_graph_assignment_info()
+        left = [part for part in assigned if part.ep_name == "CPUExecutionProvider"]
+        return sorted({node.op_type for part in left for node in part.get_nodes()} & _WORK)
+
+    def _why_not(self) -> str:
+        """Why the CUDA provider does not start, as far as can be found out."""
+        try:
+            load_library()
+        except BackendError as error:
+            return str(error)
+        suffix = ".dll" if sys.platform == "win32" else ".so"
+        prefix = "" if sys.platform == "win32" else "lib"
+        folder = Path(self._library.__file__).parent / "capi"
+        try:
+            for provider in ("shared", "cuda"):
+                ctypes.CDLL(str(folder / f"{prefix}onnxruntime_providers_{provider}{suffix}"), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            return f"a library that it needs is missing ({one_line(error)}): pip install 'sundae-rt[cuda]'"
+        return (
+            f"the CUDA and cuDNN libraries do not fit: onnxruntime-gpu {self._library.__version__} needs those that "
+            "pip install 'sundae-rt[cuda]' brings, and a driver that is new enough for them"
+        )
 
 
 class OnnxRuntimeGraph:

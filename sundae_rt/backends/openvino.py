@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sundae_rt.backends.cores import Cores, available_cores
+from sundae_rt.backends.origin import Origin
 from sundae_rt.backends.processor import BF16, INT8, instructions
 from sundae_rt.backends.rows import Outputs, run_side_by_side
 from sundae_rt.backends.weights import SMALL, graph_file, size_of
@@ -50,8 +51,15 @@ class OpenVinoBackend:
         self.derives: Mapping[str, str] = _DERIVES if knows_bf16 else {}
         self.variants = _variants(instructions() if knows_bf16 else instructions() - BF16)
 
-    def load(self, model: bytes, name: str, folder: Path | None = None, derived: str | None = None) -> "OpenVinoGraph":
-        """See `Backend.load`."""
+    def load(
+        self,
+        model: bytes,
+        name: str,
+        folder: Path | None = None,
+        derived: str | None = None,
+        origin: Origin | None = None,
+    ) -> "OpenVinoGraph":
+        """See `Backend.load`; nothing is kept here."""
         try:
             return OpenVinoGraph(
                 self._core,
@@ -63,6 +71,10 @@ class OpenVinoBackend:
             )
         except RuntimeError as error:  # whatever OpenVINO raises
             raise BackendError(f"{self.name}: cannot load {name}: {one_line(error)}") from error
+
+    def is_built(self, origin: Origin) -> bool:
+        """See `Backend.is_built`; a graph is compiled in seconds."""
+        return True
 
     def _read(self, model: bytes, folder: Path | None) -> Any:
         if not model:

@@ -7,9 +7,7 @@ line in the log, and never an error.
 
 import json
 import logging
-import os
 import platform
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,7 +17,7 @@ from typing import Any, Final
 
 from sundae_rt.backends.cores import available_cores
 from sundae_rt.backends.processor import instructions, processor_name
-from sundae_rt.files import replacing
+from sundae_rt.files import replacing, user_cache
 
 _log = logging.getLogger("sundae_rt")
 
@@ -44,13 +42,7 @@ class Timing:
 
 def path() -> Path:
     """The file; it need not exist."""
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        cache = Path(folder)
-    elif sys.platform == "win32":
-        cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        cache = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return cache / "sundae-rt" / "timings.json"
+    return user_cache() / "timings.json"
 
 
 def remember(fingerprint: str, threads: int | None, timings: Sequence[Timing]) -> None:

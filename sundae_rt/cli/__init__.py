@@ -21,7 +21,7 @@ from sundae_rt.errors import SundaeError
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
-_COMMANDS = ("generate", "inpaint", "encode", "train", "export", "info", "bench")
+_COMMANDS = ("generate", "inpaint", "encode", "train", "export", "build", "info", "bench")
 
 # Which extra installs what a command needs beyond the runtime, and what the command calls its work.
 _EXTRAS = {"encode": ("train", "encoding"), "train": ("train", "training"), "export": ("export", "exporting")}
@@ -47,6 +47,10 @@ class _Commands(click.Group):
             missing = (error.name or "").partition(".")[0]
             if missing in ("", "sundae_rt"):
                 raise
+            if missing == "onnxruntime":
+                from sundae_rt.backends import installation
+
+                raise SundaeError(installation.fault() or str(error)) from error
             extra, work = _EXTRAS.get(ctx.invoked_subcommand or "", (None, "sundae-rt"))
             package = f"sundae-rt[{extra}]" if extra else "sundae-rt"
             raise SundaeError(f"{work} needs {_PACKAGES.get(missing, missing)}: pip install '{package}'") from error

@@ -49,6 +49,8 @@ class _Row:
 def command(bundle: str | None, batch_size: int, seconds: float, forget: bool) -> None:
     """Time every backend and variant that is present, print a table, and have `auto` take the fastest from now on.
 
+    TensorRT is timed with the engines that are built already.
+
     An image's time is that of its steps, by the bundle's own schedule, and of its decoding, in full batches. Run it on
     a quiet machine. What is kept holds for this bundle, processor and versions of the libraries; the last line says
     where.
@@ -79,7 +81,7 @@ def command(bundle: str | None, batch_size: int, seconds: float, forget: bool) -
 
 def _rows(bundle: "Bundle", batch_size: int, seconds: float) -> Iterator[_Row]:
     from sundae_rt.backends import names, open_backend
-    from sundae_rt.choice import runnable
+    from sundae_rt.choice import runnable, unbuilt
     from sundae_rt.errors import BackendError
     from sundae_rt.runtime import Runtime
 
@@ -92,6 +94,8 @@ def _rows(bundle: "Bundle", batch_size: int, seconds: float) -> Iterator[_Row]:
             continue
         for variant in runnable(bundle.manifest, backend):
             try:
+                if fault := unbuilt(bundle, backend, variant):
+                    raise BackendError(f"{name}: {fault} --precision {variant}")
                 with Runtime(bundle, backend, variant=variant, batch_size=batch_size) as runtime:
                     yield _timed(runtime, batch_size, seconds)
             except BackendError as error:

@@ -52,7 +52,7 @@ def _size(text: str) -> tuple[int, int]:
     default="fp32",
     metavar="A,B,...",
     show_default=True,
-    help="Precisions to write: fp32, and beside it int8 for the prior.",
+    help="Precisions to write: fp32, and beside it int8 for the prior, or fp16 and bf16 of all for GPUs.",
 )
 @click.option(
     "--calibrate",
@@ -62,6 +62,7 @@ def _size(text: str) -> tuple[int, int]:
     "training never saw.  [samples of the model's own]",
 )
 @click.option("--logits", is_flag=True, help="Add the graph of raw logits.")
+@click.option("--tensorrt", is_flag=True, help="Build engines too, of the best variant, as `sundae-rt build` does.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle, once the new one is whole.")
 def command(
     checkpoint: Path | None,
@@ -77,6 +78,7 @@ def command(
     variants: str,
     calibrate: Path | None,
     logits: bool,
+    tensorrt: bool,
     force: bool,
 ) -> None:
     """Export a prior and its VQ-GAN (or either alone) as ONNX graphs, checked against PyTorch.
@@ -122,3 +124,8 @@ def command(
         force=force,
         say=click.echo,
     )
+    if tensorrt:
+        from sundae_rt.bundle import Bundle
+        from sundae_rt.cli.build import build_engines
+
+        build_engines(Bundle.open(out))

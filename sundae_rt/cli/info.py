@@ -1,4 +1,4 @@
-"""`sundae-rt info`: what a bundle is, for people and for machines."""
+"""`sundae-rt info`: what a bundle is and what runs it here, for people and for machines."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,19 +14,28 @@ if TYPE_CHECKING:
     from sundae_rt.bundle import Bundle
 
 
-@click.command("info", short_help="Say what a bundle is.")
-@click.argument("bundle", metavar="NAME|PATH")
+@click.command("info", short_help="Say what a bundle is, and what runs it here.")
+@click.argument("bundle", metavar="[NAME|PATH]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def command(bundle: str, as_json: bool) -> None:
-    """Say what a bundle holds, whether its files are intact, and which backends could run it here."""
+def command(bundle: str | None, as_json: bool) -> None:
+    """Say what a bundle holds, whether its files are intact, and what runs it here.
+
+    Without a bundle, say what this machine has: devices, libraries, backends, and how to install what is missing.
+    """
     with held_back():
         from sundae_rt import engines
         from sundae_rt.bundle import Bundle
+        from sundae_rt.cli import machine
         from sundae_rt.errors import BundleError
 
-    facts = _facts(Bundle.open(engines.resolve(bundle)))
-    click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(facts)))
-    for variants in facts["graphs"].values():
+    opened = None if bundle is None else Bundle.open(engines.resolve(bundle))
+    facts = {} if opened is None else _facts(opened)
+    facts |= {"machine": machine.machine(), "backends": machine.backends()}
+    if opened is not None:
+        facts["runs"] = machine.runs(opened)
+    told = [*(() if opened is None else _lines(facts)), *machine.lines(facts)]
+    click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(told))
+    for variants in facts.get("graphs", {}).values():
         for graph in variants.values():
             if graph["fault"] is not None:
                 raise BundleError(graph["fault"])
@@ -55,7 +64,6 @@ def _facts(bundle: "Bundle") -> dict[str, Any]:
         },
         "checks": manifest.checks,
         "provenance": manifest.provenance,
-        "backends": _backends(),
     }
 
 
@@ -70,22 +78,6 @@ def _graph(bundle: "Bundle", graph: str, variant: str) -> dict[str, Any]:
         fault = str(error)
     entry = {key: value for key, value in asdict(bundle.manifest.graphs[graph][variant]).items() if value is not None}
     return {**entry, "bytes": size, "fault": fault}
-
-
-def _backends() -> dict[str, str | None]:
-    """Each backend, and why it cannot run here (None if it can)."""
-    from sundae_rt.backends import names, open_backend
-    from sundae_rt.errors import BackendError
-
-    found: dict[str, str | None] = {}
-    for name in names():
-        try:
-            with held_back():
-                open_backend(name)
-            found[name] = None
-        except BackendError as error:
-            found[name] = str(error)
-    return found
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -113,9 +105,6 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         if facts[section]:
             yield section
             yield from _nested(facts[section], "  ")
-    yield "backends here"
-    for name, fault in facts["backends"].items():
-        yield f"  {name:<9} {'present' if fault is None else fault.removeprefix(f'{name}: ')}"
 
 
 def _nested(values: Mapping[str, Any], indent: str) -> Iterator[str]:

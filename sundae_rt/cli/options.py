@@ -63,7 +63,11 @@ def engine_options(command: Command) -> Command:
         help=f"Bundle to run: a name that ships, else a path; ./NAME is always a path.  [{DEFAULT}]",
     )
     @click.option(
-        "--backend", default="auto", metavar="NAME", show_default=True, help="What runs it: auto, cpu, openvino, cuda."
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        show_default=True,
+        help="What runs it: auto, cpu, openvino, cuda, tensorrt.",
     )
     @click.option(
         "--variant", default="auto", metavar="NAME", show_default=True, help="Precision: auto, fp32, bf16, ..."

@@ -14,10 +14,13 @@ import pytest
 pytest.importorskip("openvino", reason="the extra openvino is not installed")
 pytest.importorskip("onnx", reason="the graphs of these tests are made with onnx")
 
+from fakes import ALL_GRAPHS, entry, write_bundle
 from sundae_rt.backends import open_backend
 from sundae_rt.backends import openvino as openvino_backend
 from sundae_rt.backends.openvino import OpenVinoBackend
 from sundae_rt.backends.rows import run_side_by_side
+from sundae_rt.bundle import Bundle
+from sundae_rt.choice import choose_variant
 from sundae_rt.errors import BackendError
 from tiny import model, model_with_weights_beside
 
@@ -219,3 +222,14 @@ def test_auto_takes_it_where_the_processor_is_fast_at_less_than_fp32(
     backend = OpenVinoBackend(1)
     if backend.derives or not any("bf16" in flag for flag in flags):
         assert backend.variants == variants
+
+
+def test_it_derives_bf16_of_fp32_where_the_bundles_own_bf16_is_for_gpus_alone(tmp_path: Path) -> None:
+    backend = OpenVinoBackend(1)
+    if "bf16" not in backend.derives:
+        pytest.skip("OpenVINO knows no bf16 on this processor")
+    graphs = {graph: {"fp32": entry(graph), "bf16": entry(graph, "half")} for graph in ALL_GRAPHS}
+    manifest = Bundle.open(write_bundle(tmp_path, graphs=graphs)).manifest
+    for graph in ALL_GRAPHS:
+        chosen = choose_variant(manifest, graph, backend, "bf16")
+        assert (chosen.name, chosen.source) == (("fp32" if graph == "encoder" else "bf16"), "fp32")

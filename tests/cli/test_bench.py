@@ -34,9 +34,11 @@ class Timed(FakeBackend):
         self.derives = {"half": "fp32"} if "half" in seconds else {}
         self.fault: str | None = None
 
-    def load(self, model: bytes, name: str, folder: Path | None = None, derived: str | None = None) -> Any:
+    def load(
+        self, model: bytes, name: str, folder: Path | None = None, derived: str | None = None, origin: Any = None
+    ) -> Any:
         self._clock.now += 10
-        graph = super().load(model, name, folder, derived)
+        graph = super().load(model, name, folder, derived, origin)
         run = graph.run
 
         def timed(inputs: Any) -> Any:
@@ -114,6 +116,15 @@ def test_a_variant_that_fails_keeps_its_line(run: Any, present: dict[str, Timed]
     result = run("bench", "--bundle", "fake", "--batch-size", 2)
     assert result.code == 0
     assert result.out[-2] == "slow      fp32       not run: its memory is full"
+
+
+def test_no_engine_is_built_for_a_timing_and_the_line_says_what_builds_it(
+    run: Any, present: dict[str, Timed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(present["slow"], "is_built", lambda origin: False)
+    result = run("bench", "--bundle", "fake", "--batch-size", 2)
+    told = "slow      fp32       not run: no engine is built: sundae-rt build --bundle fake --precision fp32"
+    assert (result.code, result.out[-2]) == (0, told)
 
 
 def test_a_variant_that_no_backend_can_run_is_an_error_of_one_line(run: Any) -> None:

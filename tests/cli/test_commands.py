@@ -408,6 +408,12 @@ def test_export_refuses_sources_that_do_not_go_together(arguments: tuple[str, ..
         ("train prior --describe", "torch", "training needs PyTorch: pip install 'sundae-rt[train]'"),
         ("encode . --vqgan v.pt --out c", "torch", "encoding needs PyTorch: pip install 'sundae-rt[train]'"),
         ("export --checkpoint p.pt", "onnx", "exporting needs onnx: pip install 'sundae-rt[export]'"),
+        (
+            "export --checkpoint p.pt",
+            "onnxruntime",
+            "onnxruntime is installed but its files are gone, as when another ONNX Runtime is uninstalled: "
+            "pip install --force-reinstall --no-deps onnxruntime",
+        ),
     ],
 )
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from fake_tensorrt import FakeDriver, fake_library
 from fakes import LABELS, absorbing, labelled, write_bundle
+from sundae_rt import backends
+from sundae_rt.backends import driver as driver_module
+from sundae_rt.backends import installation
+from sundae_rt.backends.driver import Device
+from sundae_rt.backends.tensorrt import TensorRTBackend
 from sundae_rt.bundle import Bundle
 
 
@@ -61,9 +70,72 @@ def test_machines_read_the_same_as_json(run: Any) -> None:
 
 
 def test_it_says_which_backends_could_run_it_here(run: Any) -> None:
-    backends = json.loads("\n".join(run("info", "fake", "--json").out))["backends"]
-    assert set(backends) == {"cuda", "openvino", "cpu"}
-    assert backends["cpu"] is None
+    found = json.loads("\n".join(run("info", "fake", "--json").out))["backends"]
+    assert set(found) == {"tensorrt", "cuda", "openvino", "cpu"}
+    assert found["cpu"] is None
+
+
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine has, `auto` takes the CPU."""
+    only(monkeypatch, "cpu", backends._BACKENDS["cpu"])
+
+
+def only(monkeypatch: pytest.MonkeyPatch, name: str, opener: Any) -> None:
+    monkeypatch.setattr(backends, "_BACKENDS", {name: opener})
+    monkeypatch.setattr("sundae_rt.choice.open_backend", backends.open_backend)
+
+
+def test_it_says_what_would_really_run_each_graph(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_cpu(monkeypatch)
+    runs = json.loads("\n".join(run("info", "earth", "--json").out))["runs"]
+    assert runs == {
+        graph: {"backend": "cpu", "variant": "fp32", "fault": None} for graph in ("denoiser", "decoder", "encoder")
+    }
+
+
+def test_a_graph_that_does_not_load_is_said_not_to_run(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_cpu(monkeypatch)
+    result = run("info", "fake")  # whose graphs are no ONNX
+    assert result.code == 0
+    (line,) = [line for line in result.out if line.startswith("  denoiser  NOT: cpu: cannot load denoiser (fp32): ")]
+    assert line.isprintable()
+
+
+def test_an_engine_that_is_not_built_yet_is_said_not_to_run_and_none_is_built(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FakeDriver()
+    fake = TensorRTBackend(fake_library(driver), driver)
+    only(monkeypatch, "tensorrt", lambda threads: fake)
+    facts = json.loads("\n".join(run("info", "fake", "--json").out))
+    assert facts["backends"] == {"tensorrt": None}
+    assert facts["runs"]["denoiser"]["backend"] is None
+    assert facts["runs"]["denoiser"]["fault"].endswith("tensorrt: no engine is built: sundae-rt build --bundle fake")
+    assert not Path("fake/engines").exists()
+
+
+def test_without_a_bundle_it_says_what_this_machine_has_and_lacks(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "_LIBRARY", "libnosuchdriver.so.1")
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    result = run("info")
+    text = "\n".join(result.out)
+    assert result.code == 0
+    assert "  GPU           none: this machine has no NVIDIA driver (libnosuchdriver.so.1 is not found)" in text
+    assert "with" in next(line for line in result.out if line.startswith("  ONNX Runtime"))
+    assert "'sundae-rt[tensorrt-rtx]'" in next(line for line in result.out if line.startswith("  TensorRT "))
+    assert "  cpu       present" in result.out
+    assert set(json.loads("\n".join(run("info", "--json").out))) == {"machine", "backends"}
+
+
+def test_gpus_and_a_doubled_install_are_shown(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_cpu(monkeypatch)
+    monkeypatch.setattr(driver_module, "load_library", lambda: None)
+    monkeypatch.setattr(driver_module, "devices", lambda library: [Device("NVIDIA L4", "8.9", 24 * 2**30)])
+    monkeypatch.setattr(installation, "installed", lambda: ["onnxruntime", "onnxruntime-gpu"])
+    text = "\n".join(run("info").out)
+    assert "  GPU           NVIDIA L4 (compute capability 8.9, 24 GB)" in text
+    assert "; onnxruntime and onnxruntime-gpu are both installed and overwrite one another" in text
 
 
 def test_altered_and_missing_files_are_shown_and_end_in_an_error(run: Any) -> None:

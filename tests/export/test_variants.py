@@ -17,10 +17,13 @@ import sundae_rt  # noqa: E402
 from sundae_rt.bundle import Bundle  # noqa: E402
 from sundae_rt.errors import BundleError, InputError  # noqa: E402
 from sundae_rt.export import bundle as writing  # noqa: E402
-from sundae_rt.export import examples, export_checkpoint, variants  # noqa: E402
+from sundae_rt.export import examples, export_checkpoint, pricing  # noqa: E402
 from sundae_rt.export.halves import PriorHalf  # noqa: E402
 from sundae_rt.export.quantisation import clipped_scale, column_scales  # noqa: E402
 from sundae_rt.export.sources import Pairing, Sources  # noqa: E402
+from sundae_rt.tensorrt.building import PORTABLE, build  # noqa: E402
+from sundae_rt.tensorrt.library import open_library  # noqa: E402
+from sundae_rt.tensorrt.profiles import Profile  # noqa: E402
 from sundae_rt.training.encoding import LatentDataset, write  # noqa: E402
 from sundae_rt.training.prior.absorbing import AbsorbingConfig, AbsorbingPrior  # noqa: E402
 from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior  # noqa: E402
@@ -90,6 +93,18 @@ def test_all_products_but_the_head_take_8_bits_and_the_rest_stays_in_fp32(made: 
             assert tensors[scale].shape == (tensors[value].shape[1:] if value in tensors else ())
 
 
+def test_the_8_bit_denoiser_becomes_an_engine(made: tuple[Path, list[str]]) -> None:
+    """With the weights beside it, which it shares, and the rows with guidance, which a host tells."""
+    pytest.importorskip("tensorrt_rtx", reason="engines are built with tensorrt-rtx")
+    library, bundle = open_library(), Bundle.open(made[0])
+    if not library.builds_anywhere:
+        pytest.skip("the full TensorRT is installed, which builds only where there is a GPU")
+    with bundle.weights("denoiser", "int8") as folder:
+        model = bundle.read("denoiser", "int8")
+        engine = build(library, model, "denoiser", (Profile(1, 4, 4),), capability=PORTABLE, folder=folder)
+    assert len(engine) > len(model) / 2
+
+
 def test_both_variants_read_their_weights_from_one_file(made: tuple[Path, list[str]]) -> None:
     files = Bundle.open(made[0]).manifest.graphs["denoiser"]
     assert files["fp32"].data == files["int8"].data and files["fp32"].data is not None
@@ -142,27 +157,27 @@ def test_the_cross_entropy_is_that_of_the_true_codes() -> None:
         logits[..., of] = 10
         return lambda inputs: {"logits": logits, "proposal": np.full((4, 16), of, np.int32)}
 
-    price = variants.denoiser_price(sure(0), sure(1), prior, held)
+    price = pricing.denoiser_price(sure(0), sure(1), prior, held)
     right = np.log(1 + (VOCABULARY - 1) * np.exp(-10))
     for figures in price["rates"].values():
         assert figures["cross_entropy_fp32"] == pytest.approx(right, rel=1e-4)
         assert figures["cross_entropy"] == pytest.approx(10 + right, rel=1e-4)
         assert figures["equal_argmax"] == figures["equal_draws"] == 0
     with pytest.raises(BundleError, match=r"^the variant int8 is too coarse: at corruption 0.25 .* 1% allowed"):
-        variants.check_price("int8", price)
+        pricing.check_price("int8", price)
 
 
 @pytest.mark.parametrize("rise", [0.0101, float("nan"), float("inf")])
 def test_a_variant_over_the_limit_is_refused_in_one_line(rise: float) -> None:
     price = {"rates": {"0.25": {"rise": 0.001}, "0.5": {"rise": rise}}}
     with pytest.raises(BundleError, match=r"at corruption 0.5 .* leave it out of --variants; nothing was written$"):
-        variants.check_price("int8", price)
+        pricing.check_price("int8", price)
     price["rates"]["0.5"]["rise"] = 0.0099
-    variants.check_price("int8", price)
+    pricing.check_price("int8", price)
 
 
 def test_nothing_is_written_where_a_variant_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variants, "LARGEST_RISE", -1.0)
+    monkeypatch.setattr(pricing, "LARGEST_RISE", -1.0)
     with pytest.raises(BundleError, match="too coarse"):
         exported(masked_prior(), tmp_path / "bundle")
     assert not [*tmp_path.iterdir()]
@@ -218,7 +233,7 @@ def test_codes_of_another_model_are_refused(changes: dict[str, object], told: st
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"variants": ("fp32", "int4")}, "unknown variant 'int4': this version exports fp32, int8"),
+        ({"variants": ("fp32", "int4")}, "unknown variant 'int4': this version exports fp32, int8, fp16, bf16"),
         ({"variants": ("int8",)}, "the variants int8 lack fp32, by which the others are judged"),
         ({"calibrate": Path("c")}, "--calibrate c is for 8-bit variants"),
     ],

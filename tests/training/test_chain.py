@@ -162,9 +162,11 @@ def test_a_prior_and_a_vqgan_that_do_not_belong_together_are_refused(prior, vqga
 
 
 def test_a_graph_that_differs_from_pytorch_is_not_written(prior, tmp_path, monkeypatch):
-    from sundae_rt.export import checks
+    from sundae_rt.export.variants import VARIANTS
 
-    monkeypatch.setattr(checks, "LOGITS_TOLERANCE", 0.0)
+    fp32 = VARIANTS["fp32"]
+    strict = dataclasses.replace(fp32, tolerance=dataclasses.replace(fp32.tolerance, logits=0.0))
+    monkeypatch.setitem(VARIANTS, "fp32", strict)
     with pytest.raises(sundae_rt.BundleError, match="nothing was written"):
         export_checkpoint(prior, out=tmp_path / "bundle", say=lambda line: None)
     assert not list(tmp_path.iterdir())

@@ -232,11 +232,12 @@ class VQGAN(nn.Module):
 def to_model(images: Tensor, pixel_range: PixelRange = (-1.0, 1.0)) -> Tensor:
     """uint8 ``[B, H, W, 3]`` to the model's float32 ``[B, 3, H, W]``, black and white at ``pixel_range``."""
     low, high = pixel_range
-    return images.permute(0, 3, 1, 2).to(torch.float32) / (255 / (high - low)) + low
+    # Cast first, and in to_pixels last: TensorRT takes uint8 at a graph's border alone.
+    return images.to(torch.float32).permute(0, 3, 1, 2) / (255 / (high - low)) + low
 
 
 def to_pixels(images: Tensor, pixel_range: PixelRange = (-1.0, 1.0)) -> Tensor:
     """The model's float ``[B, 3, H, W]`` to uint8 ``[B, H, W, 3]``, clamped and rounded."""
     low, high = pixel_range
     scaled = ((images.float() - low) * (255 / (high - low))).clamp(0, 255).round()
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1)
+    return scaled.permute(0, 2, 3, 1).to(torch.uint8)

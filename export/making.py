@@ -1,0 +1,174 @@
+"""Makes the graphs of a bundle in every variant that is asked for: exported and checked, or rewritten and priced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor
+
+from sundae_rt.export import checks, graphs
+from sundae_rt.export.conversion import drop_output, move_weights, to_onnx
+from sundae_rt.export.examples import Examples, own_examples, read_examples
+from sundae_rt.export.pricing import check_price, denoiser_price, table
+from sundae_rt.export.running import Run, opened
+from sundae_rt.export.sources import PriorHalf, Sources
+from sundae_rt.export.variants import VARIANTS, Exported, Rewritten
+from sundae_rt.families import FAMILIES
+
+CHECKED_ROWS = 3
+"""Rows of codes that a prior's graphs are checked on."""
+CHECKED_IMAGES = 2
+"""Images that a VQ-GAN's graphs are checked on: at a megapixel each they take most of an export's time and memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One variant of one graph.
+
+    ``figures``: how far it is from the model in PyTorch, or what it costs beside the fp32 graph; ``told``: those as
+    lines for people; ``requires``: what a backend must provide to run it.
+    """
+
+    graph: str
+    variant: str
+    model: onnx.ModelProto
+    figures: dict[str, Any]
+    told: tuple[str, ...]
+    requires: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """The name of the graph's file."""
+        return _file(self.graph, self.variant)
+
+
+def make(
+    sources: Sources, variants: tuple[str, ...], folder: Path, *, logits: bool, calibrate: Path | None
+) -> Iterator[Made]:
+    """All graphs of a prior, a VQ-GAN or both. Weights that lie outside a graph are in ``folder`` when it comes.
+
+    Args:
+        sources: the models.
+        variants: names in :data:`~sundae_rt.export.variants.VARIANTS`, fp32 among them.
+        folder: where the graphs are going to be written.
+        logits: make the graph of raw logits too.
+        calibrate: a file of codes to calibrate and measure on; samples of the model's own serve without.
+
+    Raises:
+        InputError: a weight that a variant cannot hold, or a file of codes that does not fit the model.
+        BundleError: over a tolerance, or over the limit of a price.
+    """
+    kinds = {name: VARIANTS[name] for name in variants}
+    rewritten = {name: kind for name, kind in kinds.items() if isinstance(kind, Rewritten)}
+    for name, kind in kinds.items():
+        if not isinstance(kind, Exported):
+            continue
+        generator = torch.Generator().manual_seed(0)  # the same inputs for every variant
+        if sources.prior is not None:
+            inputs = _denoiser_inputs(sources.prior, generator)
+            model, made = _denoiser(name, kind, sources.prior, inputs, folder)
+            faster: list[Made] = []
+            if name == "fp32" and rewritten:
+                move_weights(model, folder / made.file)  # all of them read their weights from one file
+                faster = list(_rewritten(model, rewritten, sources, calibrate, folder))
+            drop_output(model, "logits")
+            yield made
+            yield from faster
+            if logits:
+                yield _logits(name, kind, sources.prior, inputs, folder)
+        if sources.vqgan is not None:
+            yield from _pictures(name, kind, sources, generator, folder)
+
+
+def _denoiser(
+    name: str, kind: Exported, prior: PriorHalf, inputs: dict[str, Tensor], folder: Path
+) -> tuple[onnx.ModelProto, Made]:
+    """The denoiser, which puts out its logits too."""
+    module = graphs.LabelledDenoiser if "label" in inputs else graphs.Denoiser
+    outputs = ["new_codes", "proposal", "confidence", "logits"]
+    model = to_onnx(module(kind.prepare(prior.model)).eval(), inputs, outputs, folder / _file("denoiser", name))
+    wanted = module(prior.model).eval()
+    figures = checks.check_denoiser(kind.checkable(model), wanted, inputs, folder, kind.tolerance)
+    return model, _made("denoiser", name, kind, model, figures)
+
+
+def _logits(name: str, kind: Exported, prior: PriorHalf, inputs: dict[str, Tensor], folder: Path) -> Made:
+    inputs = {entry: inputs[entry] for entry in ("codes", "label") if entry in inputs}
+    module = graphs.Logits(kind.prepare(prior.model)).eval()
+    model = to_onnx(module, inputs, ["logits"], folder / _file("logits", name))
+    wanted = graphs.Logits(prior.model).eval()
+    figures = checks.check_logits(kind.checkable(model), wanted, inputs, folder, kind.tolerance)
+    return _made("logits", name, kind, model, figures)
+
+
+def _pictures(name: str, kind: Exported, sources: Sources, generator: torch.Generator, folder: Path) -> Iterator[Made]:
+    """Decoder and encoder."""
+    assert sources.vqgan is not None
+    vqgan, grid = sources.vqgan.model, sources.latent_grid
+    kept = kind.prepare(vqgan)
+    shape = (CHECKED_IMAGES, math.prod(grid))
+    codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
+    model = to_onnx(graphs.Decoder(kept, grid).eval(), {"codes": codes}, ["images"], folder / _file("decoder", name))
+    # Pictures that the decoder makes are closer to what the encoder will see than noise is.
+    with torch.no_grad():
+        images = graphs.Decoder(vqgan, grid).eval()(codes)
+    figures = checks.check_decoder(kind.checkable(model), images, {"codes": codes}, folder, kind.tolerance)
+    yield _made("decoder", name, kind, model, figures)
+    model = to_onnx(graphs.Encoder(kept).eval(), {"images": images}, ["codes"], folder / _file("encoder", name))
+    wanted = graphs.Encoder(vqgan).eval()
+    figures = checks.check_encoder(kind.checkable(model), wanted, {"images": images}, folder, kind.tolerance)
+    yield _made("encoder", name, kind, model, figures)
+
+
+def _rewritten(
+    model: onnx.ModelProto, kinds: dict[str, Rewritten], sources: Sources, calibrate: Path | None, folder: Path
+) -> Iterator[Made]:
+    """Variants of the fp32 denoiser, which puts out its logits still."""
+    prior, fp32 = sources.prior, opened(model, folder)
+    assert prior is not None
+    examples = _examples(prior, sources, calibrate, fp32)
+    for name, kind in kinds.items():
+        faster = kind.rewrite(model, examples.calibration_batches(prior), folder)
+        price = denoiser_price(fp32, opened(faster, folder), prior, examples)
+        check_price(name, price)
+        drop_output(faster, "logits")
+        yield Made("denoiser", name, faster, price, tuple(table(name, price)))
+
+
+def _examples(prior: PriorHalf, sources: Sources, calibrate: Path | None, fp32: Run) -> Examples:
+    if calibrate is None:
+        return own_examples(prior, fp32)
+    codes = None if sources.vqgan is None else sources.vqgan.provenance.get("codes_sha256")
+    return read_examples(calibrate, prior, codes, fp32)
+
+
+def _denoiser_inputs(prior: PriorHalf, generator: torch.Generator) -> dict[str, Tensor]:
+    sizes = prior.model.config
+    shape = (CHECKED_ROWS, math.prod(sizes.latent_grid))
+    known = FAMILIES[prior.family](sizes.vocabulary).input_codes
+    inputs = {
+        "codes": checks.example_codes(shape, sizes.vocabulary, known, generator),
+        # One row is greedy, so that both branches are checked.
+        "temperature": torch.tensor([0.0, 0.7, 1.0]),
+        "uniform": torch.rand(shape, generator=generator),
+        "update": torch.rand(shape, generator=generator) < 0.5,
+    }
+    if sizes.labels:
+        inputs["label"] = torch.randint(sizes.labels, (CHECKED_ROWS,), generator=generator, dtype=torch.int32)
+        inputs["guidance"] = torch.tensor([1.0, 1.5, 1.0])
+    return inputs
+
+
+def _made(graph: str, name: str, kind: Exported, model: onnx.ModelProto, figures: dict[str, Any]) -> Made:
+    told = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures.items())
+    return Made(graph, name, model, figures, (f"{Path(_file(graph, name)).stem}: {told}",), kind.requires)
+
+
+def _file(graph: str, variant: str) -> str:
+    return f"{graph}.onnx" if variant == "fp32" else f"{graph}-{variant}.onnx"

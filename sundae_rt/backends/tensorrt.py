@@ -1,0 +1,83 @@
+"""TensorRT: the backend `tensorrt`, on the first visible NVIDIA GPU."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from sundae_rt.backends.driver import CudaDriver, Driver
+from sundae_rt.backends.origin import Origin
+from sundae_rt.errors import BackendError
+from sundae_rt.tensorrt.building import PORTABLE, capabilities
+from sundae_rt.tensorrt.engine import Engine, UnusableEngine
+from sundae_rt.tensorrt.library import Library, open_library
+from sundae_rt.tensorrt.obtain import kept, obtain
+
+
+class TensorRTBackend:
+    """TensorRT on a GPU. See `sundae_rt.backends.Backend`.
+
+    An engine that `sundae-rt build` made is loaded; where there is none for exactly this graph, library and GPU, it is
+    built first, which takes minutes and is said in the log. `auto` does not let it come to that: see `is_built`.
+
+    Raises:
+        BackendError: the library does not serve the GPU.
+    """
+
+    name: str = "tensorrt"
+    variants: tuple[str, ...] = ("fp16", "bf16", "fp32")
+    provides: frozenset[str] = frozenset({"tensorrt", "half"})
+    derives: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, library: Library, driver: Driver) -> None:
+        self._library, self._driver = library, driver
+        device = driver.device
+        if not library.builds_anywhere:
+            self._capabilities = [device.capability]
+        elif device.capability not in capabilities(library):
+            raise BackendError(
+                f"tensorrt: {library.name} {library.version} does not serve {device}: pip install 'sundae-rt[tensorrt]'"
+            )
+        else:
+            self._capabilities = [device.capability, *([] if device.capability == "7.5" else [PORTABLE])]
+
+    @classmethod
+    def open(cls) -> "TensorRTBackend":
+        """TensorRT and the first visible GPU.
+
+        Raises:
+            BackendError: the library, the driver or the GPU is missing, or they do not go together; one line.
+        """
+        try:
+            driver = CudaDriver()
+        except BackendError as error:
+            raise BackendError(f"tensorrt: {error}") from error
+        try:
+            return cls(open_library(), driver)
+        except BackendError as error:
+            raise BackendError(f"tensorrt: {str(error).removeprefix('tensorrt: ')}") from error
+
+    def load(
+        self,
+        model: bytes,
+        name: str,
+        folder: Path | None = None,
+        derived: str | None = None,
+        origin: Origin | None = None,
+    ) -> Engine:
+        """See `Backend.load`; nothing is derived here."""
+        graph, _, variant = name.partition(" ")
+        origin = origin or Origin(graph, variant.strip("()"), hashlib.sha256(model).hexdigest(), ())
+        wanted = (self._library, model, origin, self._capabilities)
+        data, built = obtain(*wanted, folder=folder)
+        try:
+            return Engine(self._library, self._driver, data, f"tensorrt: {name}")
+        except UnusableEngine as error:
+            if built is not None:
+                raise
+            data, _ = obtain(*wanted, folder=folder, why=str(error))
+        return Engine(self._library, self._driver, data, f"tensorrt: {name}")
+
+    def is_built(self, origin: Origin) -> bool:
+        """See `Backend.is_built`."""
+        return kept(self._library, origin, self._capabilities)[0] is not None
