@@ -5,6 +5,7 @@ backend derives two more variants from the same files: `bf16` from `fp32`, and `
 up to the last product runs in bf16; what follows it (the draw: softmax, cumulated sum, comparisons) stays in fp32.
 """
 
+import functools
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -44,7 +45,7 @@ class OpenVinoBackend:
             ) from error
         self.name = "openvino"
         self.provides = frozenset({"openvino"})
-        self._core = openvino.Core()
+        self._core = _core(openvino)
         self._cores = Cores(min(threads or available_cores(), available_cores()))
         # OpenVINO also lists bf16 where it only imitates it; then it is there to be asked for, and `auto` leaves it.
         knows_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -88,6 +89,12 @@ class OpenVinoBackend:
             path = Path(empty) / "graph.onnx"
             path.write_bytes(model)
             return self._core.read_model(path)
+
+
+@functools.cache
+def _core(openvino: Any) -> Any:
+    """The process's one core: where several had refused what is no graph, OpenVINO 2026.4 crashed the process later."""
+    return openvino.Core()
 
 
 def _variants(present: frozenset[str]) -> tuple[str, ...]:
