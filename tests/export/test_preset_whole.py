@@ -23,7 +23,7 @@ from sundae_rt.bundle import Bundle
 from sundae_rt.training import describe
 
 PRESET, PARAMETERS = "ffhq256-2102", 178_429_952
-UNUSED = 2 * 1024 * 512  # query and key of the one attention that sees a single key
+UNUSED = 1024 * 512  # the queries of the one attention that sees a single key
 SLACK = 2**20  # bytes: nodes come on top of the weights, and norms that are equal, as new ones are, share theirs
 
 

@@ -151,7 +151,7 @@ def test_a_name_that_no_bundle_may_have_is_refused_before_any_work(
 
 
 def test_a_bundle_that_could_not_be_opened_is_not_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "_graphs", lambda *arguments: ())
+    monkeypatch.setattr(writing, "make", lambda *arguments, **settings: ())
     with pytest.raises(BundleError, match="graphs must hold one graph or more"):
         export_checkpoint(save_prior(tmp_path), out=tmp_path / "bundle", say=lambda line: None)
     assert [path.name for path in tmp_path.iterdir()] == ["prior.pt"]
