@@ -122,8 +122,9 @@ def test_ctrl_c_ends_the_build_and_leaves_nothing_behind(library: Library, origi
 
     bundle = Bundle.open(engines.resolve("earth"))
     graph = bundle.read("denoiser", "fp32")
-    with pytest.raises(KeyboardInterrupt):
-        obtain(library, graph, origin, (PORTABLE,), SIZES, say=lambda line: None, progress=interrupt)
+    quiet = {"say": lambda line: None, "progress": interrupt}
+    with bundle.weights("denoiser", "fp32") as folder, pytest.raises(KeyboardInterrupt):
+        obtain(library, graph, origin, (PORTABLE,), SIZES, folder=folder, **quiet)
     assert not any(thread.name.startswith("building ") for thread in threading.enumerate())
     assert not origin.folders[0].exists()
     assert obtain(library, model(), origin, (PORTABLE,), SIZES, say=lambda line: None)[1] is not None
