@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,10 @@ import sundae_rt
 from sundae_rt.schedule import MAX_STEPS, Settings
 from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import EfficientNetLite0, efficientnet_lite0
-from sundae_rt.training.frechet import features_of, frechet_distance
+from sundae_rt.training.frechet import batched, features_of, frechet_distance
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = (2, 4, 8, 12, 20, 50, 100)
-BATCH = 32
 
 POLICIES: dict[str, Settings] = {
     "paper": {"temperature": 0.8, "proportion": 0.5},
@@ -63,7 +62,7 @@ def main(bundle: str, data: Path, count: int, all_steps: Sequence[int], names: S
                 start = time.perf_counter()
                 pictures, taken = _samples(runtime, count, POLICIES[name] | {"steps": steps})
                 seconds = (time.perf_counter() - start) / count
-                distance = frechet_distance(features_of(network, _batched(pictures)), real[:count])
+                distance = frechet_distance(features_of(network, batched(pictures)), real[:count])
                 curves[name].append(
                     {
                         "steps": steps,
@@ -90,18 +89,13 @@ def _real(network: EfficientNetLite0, data: Path, runtime: sundae_rt.Runtime, co
     if len(images) < 2 * count:
         raise click.ClickException(f"{data} holds {len(images)} pictures: --count {count} needs {2 * count}")
     drawn = np.random.default_rng(0).permutation(len(images))[: 2 * count]
-    batches = (drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH))
-    return features_of(network, (np.stack([images[int(index)].numpy() for index in batch]) for batch in batches))
+    return features_of(network, batched(images[int(index)].numpy() for index in drawn))
 
 
 def _samples(runtime: sundae_rt.Runtime, count: int, settings: Settings) -> tuple[NDArray[np.uint8], float]:
     """Pictures of the seeds 0 to count - 1, uint8 `[N, H, W, 3]`, and the mean of the steps that they took."""
     samples = runtime.generate(n=count, seed=0, **settings)
     return np.stack([np.asarray(sample.image) for sample in samples]), float(np.mean([each.steps for each in samples]))
-
-
-def _batched(pictures: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    return (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
 
 
 def _plot(path: Path, curves: dict[str, list[dict[str, Any]]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sundae_rt.backends.driver import Device, OutOfDeviceMemory
-from sundae_rt.tensorrt.library import Library
+from sundae_rt.tensorrt.opening import Library
 
 DEVICE = Device("Fake GPU", "8.9", 24 * 2**30)
 PROFILES = [[1, 1, 1], [1, 8, 8]]

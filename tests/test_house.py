@@ -29,8 +29,8 @@ ARROWS = {
 # lacks it the remedy. All others go through that module.
 BACKENDS = {
     "openvino": "sundae_rt.backends.openvino",
-    "tensorrt": "sundae_rt.tensorrt.library",
-    "tensorrt_rtx": "sundae_rt.tensorrt.library",
+    "tensorrt": "sundae_rt.tensorrt.opening",
+    "tensorrt_rtx": "sundae_rt.tensorrt.opening",
 }
 # What a distribution is imported as, where that is not its own name.
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}

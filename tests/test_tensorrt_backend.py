@@ -27,7 +27,7 @@ from sundae_rt.errors import BackendError
 from sundae_rt.graphs import Graphs
 from sundae_rt.tensorrt import obtain as obtain_module
 from sundae_rt.tensorrt.cache import Cache, Key
-from sundae_rt.tensorrt.library import open_library
+from sundae_rt.tensorrt.opening import open_library
 from sundae_rt.tensorrt.profiles import DEFAULT, Profile
 
 

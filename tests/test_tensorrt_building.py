@@ -15,8 +15,8 @@ from sundae_rt.bundle import Bundle
 from sundae_rt.errors import BackendError
 from sundae_rt.tensorrt import obtain as obtain_module
 from sundae_rt.tensorrt.building import PORTABLE, _Phases, build, capabilities, check_capability
-from sundae_rt.tensorrt.library import Library, open_library
 from sundae_rt.tensorrt.obtain import obtain
+from sundae_rt.tensorrt.opening import Library, open_library
 from sundae_rt.tensorrt.profiles import Profile
 
 pytest.importorskip("onnx", reason="the graphs of these tests are made with onnx")

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 import sundae_rt
 from sundae_rt.errors import BundleError, InputError, SundaeError
@@ -26,9 +24,7 @@ from sundae_rt.manifest import Manifest
 from sundae_rt.schedule import MAX_STEPS
 from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import efficientnet_lite0
-from sundae_rt.training.frechet import features_of, frechet_distance
-
-BATCH = 32
+from sundae_rt.training.frechet import batched, features_of, frechet_distance
 
 
 @click.command()
@@ -78,12 +74,12 @@ def measure(bundle: Path, variant: str, data: Path, count: int, steps: int) -> d
         raise InputError(f"{data} holds {len(images)} pictures: --count {count} needs as many")
     network = efficientnet_lite0()
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
-    real = features_of(network, _batches(images[int(index)].numpy() for index in chosen))
+    real = features_of(network, batched(images[int(index)].numpy() for index in chosen))
 
     def distance(of: str, seed: int) -> float:
         with sundae_rt.load(bundle, variant=of, max_waiting=count) as runtime:
             samples = runtime.stream(n=count, seed=seed, steps=steps)
-            made = features_of(network, _batches(np.asarray(sample.image) for sample in samples))
+            made = features_of(network, batched(np.asarray(sample.image) for sample in samples))
         return round(frechet_distance(made, real), 4)
 
     return {
@@ -116,17 +112,6 @@ def record(path: Path, variant: str, figures: dict[str, Any]) -> None:
     checks.setdefault("variants", {}).setdefault(variant, {}).setdefault("denoiser", {})["frechet"] = figures
     with replacing(path) as temporary:
         temporary.write_text(dataclasses.replace(manifest, checks=checks).to_json(), encoding="utf-8")
-
-
-def _batches(pictures: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    batch: list[NDArray[np.uint8]] = []
-    for picture in pictures:
-        batch.append(picture)
-        if len(batch) == BATCH:
-            yield np.stack(batch)
-            batch = []
-    if batch:
-        yield np.stack(batch)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ only, and only for equal counts of pictures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,6 +15,16 @@ from numpy.typing import NDArray
 
 from sundae_rt.training.features import EfficientNetLite0
 from sundae_rt.training.vqgan.model import to_model
+
+BATCH = 32
+"""Pictures that are looked at together."""
+
+
+def batched(pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """Pictures one by one, uint8 ``[H, W, 3]``, to batches ``[B, H, W, 3]``, of which the last may be smaller."""
+    left = iter(pictures)
+    while batch := list(islice(left, BATCH)):
+        yield np.stack(batch)
 
 
 @torch.no_grad()

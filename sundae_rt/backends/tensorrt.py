@@ -10,8 +10,8 @@ from sundae_rt.backends.origin import Origin
 from sundae_rt.errors import BackendError
 from sundae_rt.tensorrt.building import PORTABLE, capabilities
 from sundae_rt.tensorrt.engine import Engine, UnusableEngine
-from sundae_rt.tensorrt.library import Library, open_library
 from sundae_rt.tensorrt.obtain import kept, obtain
+from sundae_rt.tensorrt.opening import Library, open_library
 
 
 class TensorRTBackend:

@@ -13,7 +13,7 @@ from sundae_rt.engines import DEFAULT
 if TYPE_CHECKING:
     from sundae_rt.bundle import Bundle
     from sundae_rt.manifest import Manifest
-    from sundae_rt.tensorrt.library import Library
+    from sundae_rt.tensorrt.opening import Library
 
 
 @click.command("build", short_help="Build a bundle's TensorRT engines.")
@@ -63,8 +63,8 @@ def build_engines(
         InputError: batch sizes out of order.
     """
     with held_back():
-        from sundae_rt.tensorrt.library import open_library
         from sundae_rt.tensorrt.obtain import obtain
+        from sundae_rt.tensorrt.opening import open_library
         from sundae_rt.tensorrt.profiles import parse_all
 
         profiles = parse_all(batches)

@@ -103,7 +103,7 @@ def _onnxruntime() -> str:
 
 def _tensorrt() -> str:
     from sundae_rt.errors import BackendError
-    from sundae_rt.tensorrt.library import open_library
+    from sundae_rt.tensorrt.opening import open_library
 
     try:
         with held_back():

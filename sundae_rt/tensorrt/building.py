@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sundae_rt.errors import BackendError, one_line
 from sundae_rt.tensorrt.guidance import GUIDED, take_guided_rows
-from sundae_rt.tensorrt.library import Library
+from sundae_rt.tensorrt.opening import Library
 from sundae_rt.tensorrt.profiles import Profile
 
 PORTABLE: Final = "portable"

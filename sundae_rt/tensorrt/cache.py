@@ -16,7 +16,7 @@ from typing import Any, Final
 from sundae_rt.backends.origin import Origin
 from sundae_rt.errors import InputError
 from sundae_rt.files import replacing
-from sundae_rt.tensorrt.library import Library
+from sundae_rt.tensorrt.opening import Library
 from sundae_rt.tensorrt.profiles import Profile
 
 _FORMAT: Final = 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sundae_rt.backends.driver import Driver, OutOfDeviceMemory
 from sundae_rt.errors import BackendError
 from sundae_rt.tensorrt.guidance import GUIDED, guided_rows
-from sundae_rt.tensorrt.library import Library
+from sundae_rt.tensorrt.opening import Library
 from sundae_rt.tensorrt.profiles import Profile, choose
 
 Arrays = dict[str, NDArray[Any]]

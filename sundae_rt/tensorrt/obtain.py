@@ -8,7 +8,7 @@ from sundae_rt.backends.origin import Origin
 from sundae_rt.errors import InputError
 from sundae_rt.tensorrt.building import Progress, build
 from sundae_rt.tensorrt.cache import Cache, Key
-from sundae_rt.tensorrt.library import Library
+from sundae_rt.tensorrt.opening import Library
 from sundae_rt.tensorrt.profiles import DEFAULT, Profile
 
 _log = logging.getLogger("sundae_rt")

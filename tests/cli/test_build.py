@@ -15,9 +15,8 @@ from fake_tensorrt import FakeDriver, engine_bytes, fake_library
 from fakes import entry, write_bundle
 from sundae_rt.backends import driver
 from sundae_rt.errors import BackendError
-from sundae_rt.tensorrt import library as library_module
-from sundae_rt.tensorrt import obtain
-from sundae_rt.tensorrt.library import Library
+from sundae_rt.tensorrt import obtain, opening
+from sundae_rt.tensorrt.opening import Library
 
 GRAPHS = ("denoiser", "decoder", "encoder")
 
@@ -40,7 +39,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, list[
 
 
 def use(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(library_module, "open_library", lambda: fake_library(FakeDriver(), name))
+    monkeypatch.setattr(opening, "open_library", lambda: fake_library(FakeDriver(), name))
 
 
 def half(folder: str = "both", holds: tuple[str, ...] = GRAPHS) -> Path:

@@ -24,7 +24,7 @@ from sundae_rt.export.halving import halved  # noqa: E402
 from sundae_rt.export.running import widened  # noqa: E402
 from sundae_rt.export.sources import Sources  # noqa: E402
 from sundae_rt.tensorrt.building import PORTABLE, build  # noqa: E402
-from sundae_rt.tensorrt.library import open_library  # noqa: E402
+from sundae_rt.tensorrt.opening import open_library  # noqa: E402
 from sundae_rt.tensorrt.profiles import Profile  # noqa: E402
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig  # noqa: E402
 from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior  # noqa: E402

@@ -22,7 +22,7 @@ from sundae_rt.export.halves import PriorHalf  # noqa: E402
 from sundae_rt.export.quantisation import clipped_scale, column_scales  # noqa: E402
 from sundae_rt.export.sources import Pairing, Sources  # noqa: E402
 from sundae_rt.tensorrt.building import PORTABLE, build  # noqa: E402
-from sundae_rt.tensorrt.library import open_library  # noqa: E402
+from sundae_rt.tensorrt.opening import open_library  # noqa: E402
 from sundae_rt.tensorrt.profiles import Profile  # noqa: E402
 from sundae_rt.training.encoding import LatentDataset, write  # noqa: E402
 from sundae_rt.training.prior.absorbing import AbsorbingConfig, AbsorbingPrior  # noqa: E402

@@ -29,13 +29,12 @@ from sundae_rt.schedule import MAX_STEPS
 from sundae_rt.training import checkpoint
 from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import efficientnet_lite0
-from sundae_rt.training.frechet import features_of, frechet_distance, nearest_distances
+from sundae_rt.training.frechet import BATCH, batched, features_of, frechet_distance, nearest_distances
 from sundae_rt.training.prior.families import build_prior, family_name
 from sundae_rt.training.prior.sundae import cross_entropy_at
 from sundae_rt.training.vqgan.quantiser import perplexity
 
 RATES = (0.25, 0.5, 0.75, 1.0)
-BATCH = 32
 
 
 @click.command()
@@ -88,7 +87,7 @@ def measure(bundle: Path, prior_path: Path, data: Path, count: int, steps: int) 
     real = features_of(network, _batches(heldout, reference))
     other = features_of(network, _batches(heldout, others))
     seen = features_of(network, _batches(train, trained))
-    made = features_of(network, (samples[start : start + BATCH] for start in range(0, count, BATCH)))
+    made = features_of(network, batched(samples))
     return {
         "measured_on": "crops of longitudes 60 to 105 degrees east, which training never saw",
         "reconstruction_psnr": psnr(_batches(heldout, others), rebuilt),
@@ -194,8 +193,7 @@ def record(path: Path, metrics: dict[str, Any]) -> None:
 
 
 def _batches(images: ImageFolder, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, len(indices), BATCH):
-        yield np.stack([images[int(index)].numpy() for index in indices[start : start + BATCH]])
+    return batched(images[int(index)].numpy() for index in indices)
 
 
 def _side(manifest: Manifest) -> int:
