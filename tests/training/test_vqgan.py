@@ -16,6 +16,7 @@ from sundae_rt.training.vqgan.losses import (  # noqa: E402
     FeatureDiscriminator,
     PatchDiscriminator,
     adaptive_weight,
+    colour_loss,
     hinge_loss,
 )
 from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig, to_model, to_pixels  # noqa: E402
@@ -207,6 +208,14 @@ def test_pixels_survive_the_way_into_the_model_and_back():
 def test_hinge_loss_is_zero_only_beyond_the_margin():
     assert hinge_loss([torch.tensor([1.5])], [torch.tensor([-1.5])]) == 0
     assert hinge_loss([torch.tensor([0.0])], [torch.tensor([0.0])]) == 1
+
+
+def test_the_colour_loss_sees_the_hue_of_a_cell_and_not_its_texture():
+    real = torch.rand(2, 3, 16, 16)
+    texture = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)
+    assert colour_loss(real + texture, real, 8) == pytest.approx(0, abs=1e-6)
+    redder = real + torch.tensor([0.3, 0.0, 0.0]).view(1, 3, 1, 1)
+    assert colour_loss(redder, real, 8) == pytest.approx(0.1, abs=1e-6)
 
 
 def test_the_discriminator_judges_patches_and_sees_the_high_pass():

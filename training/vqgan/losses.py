@@ -93,6 +93,15 @@ def mean_logit(logits: Sequence[Tensor]) -> Tensor:
     return torch.stack([each.float().mean() for each in logits]).mean()
 
 
+def colour_loss(made: Tensor, real: Tensor, side: int) -> Tensor:
+    """The mean absolute difference between the mean colours of cells of ``side`` x ``side`` pixels.
+
+    What a code does not say of a hue an adversary chooses freely, and one far from the truth may please it best. This
+    holds the hue and leaves the texture to the adversary. Both float ``[B, 3, H, W]``, sides that ``side`` divides.
+    """
+    return functional.l1_loss(functional.avg_pool2d(made, side), functional.avg_pool2d(real, side))
+
+
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
     """How much the adversary counts: the ratio of both losses' gradient norms at the decoder's last layer."""
     pull = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()

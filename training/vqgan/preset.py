@@ -24,6 +24,8 @@ class VQGANTraining:
     own, and ``perceptual_linear`` what weighs its features (see
     :class:`~sundae_rt.training.features.PerceptualLoss`); null compares pixels alone. ``discriminator_features``: width
     of the heads by which the discriminator judges that network's features too; 0 judges patches of pixels alone.
+    ``colour_weight``: while the adversary is on, how much the mean colour of each code's cell counts: what codes do not
+    say of a hue the adversary would choose.
     """
 
     steps: int = 10_000
@@ -45,6 +47,7 @@ class VQGANTraining:
     discriminator_start: int | None = None
     freeze_codes: bool = False
     adversarial_weight: float = 0.8
+    colour_weight: float = 0.0
     adversarial_warmup: int = 0
     adversarial_learning_rate: float = 4e-4
     texture_learning_rate: float = 2e-4

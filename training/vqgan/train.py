@@ -23,6 +23,7 @@ from sundae_rt.training.vqgan.losses import (
     FeatureDiscriminator,
     PatchDiscriminator,
     adaptive_weight,
+    colour_loss,
     hinge_loss,
     mean_logit,
 )
@@ -140,6 +141,11 @@ class VQGANTrainer:
             fooled = -mean_logit(self.wrapped_discriminator(made.images, made.maps))
             weight = adaptive_weight(faithful, fooled, self.model.decoder.conv_out.weight)
             loss = loss + self.how.adversarial_weight * strength * weight * fooled
+            if self.how.colour_weight:
+                # Apart from what the adaptive weight looks at: it would raise the adversary along with it.
+                colour = colour_loss(made.images, real.images, self.model.config.downsampling)
+                loss = loss + self.how.colour_weight * colour
+                figures["colour"] = float(colour.detach())
             self.discriminator.requires_grad_(True)
             figures["adversarial"] = float(fooled.detach())
         self.optimiser.zero_grad(set_to_none=True)
