@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypedDict, get_args
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, shown
 from sundae_rt.validation import one_of, real, real_pair, whole
 
 MAX_STEPS: Final = 2**16
@@ -12,6 +12,9 @@ MAX_STEPS: Final = 2**16
 
 Stop = Literal["proposal", "published"]
 """What an image is judged on that may stop by itself: the model's whole proposal, or what was written of it."""
+
+Ancestral = Literal["ancestral"]
+"""In the place of a proportion: the one by which the reverse of uniform-noise diffusion turns noise into codes."""
 
 Order = Literal["uniform", "confidence"]
 """How the positions that a step writes are chosen: by chance, or those whose codes the model is least confident of."""
@@ -21,13 +24,13 @@ class Settings(TypedDict, total=False):
     """The keyword arguments of `generate`, `stream` and `inpaint` that change the schedule; see `Schedule`.
 
     What is left out, or None, is as in the manifest's default schedule. `temperature` and `proportion` are a pair
-    (first step, last step), or one number for both. The family "absorbing" has `steps`, `temperature` and `guidance`
-    alone, and refuses the others.
+    (first step, last step), or one number for both; `proportion` may be "ancestral" instead. The family "absorbing" has
+    `steps`, `temperature` and `guidance` alone, and refuses the others.
     """
 
     steps: int | None
     temperature: float | Sequence[float] | None
-    proportion: float | Sequence[float] | None
+    proportion: float | Sequence[float] | Ancestral | None
     min_steps: int | None
     guidance: float | None
     stop: Stop | None
@@ -42,7 +45,9 @@ class Schedule:
         steps: unroll steps at most, 1 .. `MAX_STEPS`.
         temperature: (first, last) step's temperature, each finite and >= 0; 0 takes the most probable code.
         proportion: (first, last) step's sample proportion, each in (0, 1]: the chance of each editable code to be
-            written, or with order "confidence" the share of them that is (rounded, at least one).
+            written, or with order "confidence" the share of them that is (rounded, at least one). "ancestral": step k
+            of N, counted from 0, has 1 / (N - k), by which the reverse of uniform-noise diffusion turns noise into
+            codes where the share of noise falls linearly, to none after the last step.
         min_steps: how long an image goes on at least. With stop "proposal" it may stop once it has taken so many steps,
             1 .. steps. With stop "published" it is the published setting, 0 .. steps: an image may stop after step n,
             counted from 0, where n >= min_steps, hence once it has taken one step more.
@@ -58,7 +63,7 @@ class Schedule:
 
     steps: int = 20
     temperature: tuple[float, float] = (1.0, 0.7)
-    proportion: tuple[float, float] = (1.0, 0.5)
+    proportion: tuple[float, float] | Ancestral = (1.0, 0.5)
     min_steps: int = 10
     guidance: float = 1.0
     stop: Stop = "proposal"
@@ -68,7 +73,7 @@ class Schedule:
         put = object.__setattr__
         put(self, "steps", whole("steps", self.steps, 1, MAX_STEPS))
         put(self, "temperature", real_pair("temperature", self.temperature, 0.0))
-        put(self, "proportion", real_pair("proportion", self.proportion, 0.0, 1.0, above_low=True))
+        put(self, "proportion", _proportion(self.proportion))
         put(self, "stop", one_of("stop", self.stop, get_args(Stop)))
         put(self, "order", one_of("order", self.order, get_args(Order)))
         put(self, "min_steps", whole("min_steps", self.min_steps, _fewest(self.stop), MAX_STEPS))
@@ -93,7 +98,7 @@ class Schedule:
         *,
         steps: int | None = None,
         temperature: float | Sequence[float] | None = None,
-        proportion: float | Sequence[float] | None = None,
+        proportion: float | Sequence[float] | Ancestral | None = None,
         min_steps: int | None = None,
         guidance: float | None = None,
         stop: Stop | None = None,
@@ -124,6 +129,8 @@ class Schedule:
 
     def proportion_at(self, step: int) -> float:
         """The sample proportion of a step, 0 .. steps - 1."""
+        if self.proportion == "ancestral":
+            return 1 / (self.steps - step)
         return self._annealed(self.proportion, step)
 
     def _annealed(self, ends: tuple[float, float], step: int) -> float:
@@ -133,6 +140,16 @@ class Schedule:
         if step == self.steps - 1:
             return last
         return first + (last - first) * step / (self.steps - 1)
+
+
+def _proportion(value: object) -> tuple[float, float] | Ancestral:
+    if isinstance(value, str):
+        if value != "ancestral":
+            raise InputError(
+                f"proportion must be a number, a pair of numbers (start, end) or ancestral, not {shown(value)}"
+            )
+        return "ancestral"
+    return real_pair("proportion", value, 0.0, 1.0, above_low=True)
 
 
 def _fewest(stop: Stop) -> int:

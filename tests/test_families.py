@@ -79,6 +79,13 @@ def test_confidence_order_counts_and_writes_editable_positions_alone() -> None:
     assert np.flatnonzero(written).tolist() == [8, 9]
 
 
+def test_either_order_follows_the_ancestral_proportion() -> None:
+    zeros = np.zeros(POSITIONS, np.float32)
+    for order in ("uniform", "confidence"):
+        steps = [step(index, order=order, proportion="ancestral", steps=4) for index in range(4)]
+        assert [SUNDAE.written(one, zeros).sum() for one in steps] == [3, 4, 6, 12]
+
+
 def test_of_equally_confident_positions_the_first_are_written() -> None:
     confidence = np.full(POSITIONS, 0.5, np.float32)
     confidence[7] = 0.25

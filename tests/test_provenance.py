@@ -87,6 +87,13 @@ def test_what_version_0_1_0_wrote_is_read(tmp_path: Path) -> None:
     assert made.schedule == Schedule(7, (1.0, 0.25), (1.0, 0.5), 4, 1.5, "proposal", "uniform")
 
 
+def test_a_proportion_may_be_a_word(tmp_path: Path) -> None:
+    made = replace(MADE, schedule=MADE.schedule.with_changes(proportion="ancestral"))
+    assert read(written(tmp_path, made)) == made
+    text = fields(tmp_path) | {"proportion": "ancestral"}
+    assert read(with_text(tmp_path, json.dumps(text))) == made
+
+
 def test_a_family_writes_and_reads_only_its_own_settings(tmp_path: Path) -> None:
     made = replace(MADE, schedule=Schedule(steps=3, min_steps=3), family="absorbing")
     assert made.settings == {"steps": 3, "temperature": (1.0, 0.7), "guidance": 1.0}

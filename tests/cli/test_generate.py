@@ -128,11 +128,12 @@ def test_without_a_label_each_image_draws_its_own_and_names_it(run: Any) -> None
     [
         ({}, ()),
         ({}, ("--stop", "published", "--order", "confidence", "--min-steps", 0)),
+        ({}, ("--proportion", "ancestral")),
         (labelled(), ()),
         (labelled(null_label=False), ()),
         (absorbing(), ()),
     ],
-    ids=["unlabelled", "other rules", "labelled", "without null label", "absorbing"],
+    ids=["unlabelled", "other rules", "ancestral", "labelled", "without null label", "absorbing"],
 )
 def test_like_makes_the_same_file_again(changes: dict[str, Any], options: tuple[Any, ...], run: Any) -> None:
     write_bundle(Path("b"), **changes)
@@ -236,6 +237,7 @@ def test_like_goes_with_no_setting(option: tuple[str, Any], run: Any) -> None:
         ("--temperature", "warm", 2, "'warm' is neither"),
         ("--proportion", "0", 1, "proportion must be a finite number above 0 and at most 1, not 0.0"),
         ("--proportion", "1:1.5", 1, "proportion must be .*, not 1.5"),
+        ("--proportion", "ancestors", 2, "'ancestors' is neither a number A, nor two of them, A:B, nor ancestral"),
         ("--guidance", "nan", 1, "guidance must be a finite number of at least 0, not nan"),
         ("--label", "sea", 1, "label must be one of coast, desert, ice, not 'sea'"),
         ("--bundle", "nowhere", 1, "no bundle 'nowhere'"),

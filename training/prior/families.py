@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from torch import Tensor, nn
 
@@ -70,7 +70,7 @@ class SundaeSchedule:
 
     steps: int = 100
     temperature: tuple[float, float] = (1.0, 1.0)
-    proportion: tuple[float, float] = (0.5, 0.5)
+    proportion: tuple[float, float] | Literal["ancestral"] = (0.5, 0.5)
     min_steps: int = 10
     guidance: float = 1.0
 
