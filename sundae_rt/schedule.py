@@ -23,9 +23,9 @@ Order = Literal["uniform", "confidence"]
 class Settings(TypedDict, total=False):
     """The keyword arguments of `generate`, `stream` and `inpaint` that change the schedule; see `Schedule`.
 
-    What is left out, or None, is as in the manifest's default schedule. `temperature` and `proportion` are a pair
-    (first step, last step), or one number for both; `proportion` may be "ancestral" instead. The family "absorbing" has
-    `steps`, `temperature` and `guidance` alone, and refuses the others.
+    What is left out, or None, is as in the manifest's default schedule. `temperature`, `proportion` and
+    `choice_temperature` are a pair (first step, last step), or one number for both; `proportion` may be "ancestral"
+    instead. The family "absorbing" has `steps`, `temperature` and `guidance` alone, and refuses the others.
     """
 
     steps: int | None
@@ -35,6 +35,7 @@ class Settings(TypedDict, total=False):
     guidance: float | None
     stop: Stop | None
     order: Order | None
+    choice_temperature: float | Sequence[float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,9 @@ class Schedule:
             a step changed nothing, as in the published code; with small proportions that stops unfinished images.
         order: "uniform": a step writes each editable position by chance. "confidence": those whose codes the model is
             least confident of; of equal ones the first.
+        choice_temperature: (first, last) step's, each finite and >= 0, for order "confidence" alone: the scale of the
+            Gumbel noise that is added to the logarithm of the confidence before positions are compared, as MaskGIT
+            does; 0 is off.
 
     Raises:
         InputError: a value out of range, named.
@@ -68,6 +72,7 @@ class Schedule:
     guidance: float = 1.0
     stop: Stop = "proposal"
     order: Order = "uniform"
+    choice_temperature: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -78,6 +83,7 @@ class Schedule:
         put(self, "order", one_of("order", self.order, get_args(Order)))
         put(self, "min_steps", whole("min_steps", self.min_steps, _fewest(self.stop), MAX_STEPS))
         put(self, "guidance", real("guidance", self.guidance, 0.0))
+        put(self, "choice_temperature", real_pair("choice_temperature", self.choice_temperature, 0.0))
         if self.min_steps > self.steps:
             raise InputError(f"min_steps must be at most steps ({self.steps}), not {self.min_steps}")
 
@@ -103,6 +109,7 @@ class Schedule:
         guidance: float | None = None,
         stop: Stop | None = None,
         order: Order | None = None,
+        choice_temperature: float | Sequence[float] | None = None,
     ) -> "Schedule":
         """This schedule with the given values in place of its own; one number stands for a pair of equal ones.
 
@@ -120,6 +127,7 @@ class Schedule:
             "guidance": guidance,
             "stop": stop,
             "order": order,
+            "choice_temperature": choice_temperature,
         }
         return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
@@ -132,6 +140,10 @@ class Schedule:
         if self.proportion == "ancestral":
             return 1 / (self.steps - step)
         return self._annealed(self.proportion, step)
+
+    def choice_temperature_at(self, step: int) -> float:
+        """The choice temperature of a step, 0 .. steps - 1."""
+        return self._annealed(self.choice_temperature, step)
 
     def _annealed(self, ends: tuple[float, float], step: int) -> float:
         first, last = ends

@@ -16,6 +16,8 @@ def test_annealing_is_linear_and_ends_exactly() -> None:
     assert [schedule.temperature_at(step) for step in range(5)] == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6])
     assert (schedule.temperature_at(4), schedule.proportion_at(4)) == (0.6, 0.1)
     assert schedule.proportion_at(2) == pytest.approx(0.5)
+    chosen = Schedule(steps=3, choice_temperature=(2.0, 0.0), min_steps=1)
+    assert [chosen.choice_temperature_at(step) for step in range(3)] == [2.0, 1.0, 0.0]
 
 
 def test_a_single_step_takes_the_first_value() -> None:
@@ -91,6 +93,8 @@ def test_settings_from_a_file_must_have_values() -> None:
         ("stop", "x" * 500),
         ("stop", 1),
         ("order", "random"),
+        ("choice_temperature", -0.5),
+        ("choice_temperature", (1.0, float("nan"))),
         ("guidance", float("inf")),
     ],
 )

@@ -128,6 +128,12 @@ def sampling_options(command: Command) -> Command:
         help="Codes to write are chosen by chance (uniform), or those the model is least sure of (confidence).  "
         "[the bundle's]",
     )
+    @click.option(
+        "--choice-temperature",
+        type=_pair,
+        metavar="A:B",
+        help="With --order confidence: noise on the choice, from the first step to the last; or one A.  [the bundle's]",
+    )
     @click.option("--label", metavar="NAME", help="Label of all images.  [drawn for each, as often as in the data]")
     @click.option("--guidance", type=float, metavar="G", help="Classifier-free guidance; 1 is off.  [the bundle's]")
     @functools.wraps(command)
@@ -143,6 +149,7 @@ def sampling_options(command: Command) -> Command:
         guidance: float | None,
         stop: "Stop | None",
         order: "Order | None",
+        choice_temperature: tuple[float, float] | None,
         **rest: Any,
     ) -> None:
         settings: Settings = {
@@ -153,6 +160,7 @@ def sampling_options(command: Command) -> Command:
             "guidance": guidance,
             "stop": stop,
             "order": order,
+            "choice_temperature": choice_temperature,
         }
         command(*args, sampling=Sampling(n, seed, label, settings), **rest)
 
