@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -27,23 +26,26 @@ from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import efficientnet_lite0
 from sundae_rt.training.frechet import batched, features_of, frechet_distance
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "steps.json"
+PLOT = Path(__file__).parents[1] / "docs" / "steps.svg"
 STEPS = (2, 4, 8, 12, 20, 50, 100)
 LOSS = 0.05
 """How much larger the distance of a fast setting may be than that of the most steps."""
 
+_PLAIN: Settings = {"min_steps": 10, "stop": "proposal", "order": "uniform", "guidance": 1.0}
+
 POLICIES: dict[str, Settings] = {
     "default": {},
-    "paper": {
-        "temperature": 0.8,
-        "proportion": 0.5,
-        "min_steps": 10,
-        "stop": "published",
-        "order": "uniform",
-        "guidance": 1.0,
-    },
+    "paper": _PLAIN | {"temperature": 0.8, "proportion": 0.5, "stop": "published"},
+    "linear": _PLAIN | {"temperature": (1.0, 0.7), "proportion": (1.0, 0.5)},
+    "ancestral": _PLAIN | {"temperature": 0.9, "proportion": "ancestral"},
+    "guided": {"guidance": 1.5},
 }
-"""What each curve samples with: `paper` as the published runs of 256 x 256 faces; what is left out is the bundle's."""
+"""What each curve samples with: `default` is the bundle's own schedule, `paper` that of the published runs of 256 x 256
+faces. `guided` is the bundle's own too, at twice the time."""
+
+STUDIED = ("default", "paper")
+"""The policies that are measured unless others are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +122,18 @@ class Judge:
 @click.option(
     "--steps", "all_steps", type=click.IntRange(1, MAX_STEPS), multiple=True, default=STEPS, show_default=True
 )
-@click.option("--policy", "names", type=click.Choice(list(POLICIES)), multiple=True, default=tuple(POLICIES))
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--policy", "names", type=click.Choice(list(POLICIES)), multiple=True, default=STUDIED)
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Figures, as JSON.")
+@click.option("--plot", type=click.Path(path_type=Path), default=PLOT, help="Picture of the curves: .svg or .png.")
 def main(
-    bundle: str, data: Path, count: int, seed: int, all_steps: Sequence[int], names: Sequence[str], results: Path
+    bundle: str,
+    data: Path,
+    count: int,
+    seed: int,
+    all_steps: Sequence[int],
+    names: Sequence[str],
+    results: Path,
+    plot: Path,
 ) -> None:
     """Measure every policy at every number of steps."""
     curves: dict[str, list[Point]] = {name: [] for name in names}
@@ -153,8 +163,10 @@ def main(
     about |= {"pictures": count, "seed": seed, "other_heldout": round(judge.other_heldout, 1)}
     for name, points in curves.items():
         click.echo("\n".join(["", *_table(name, points)]))
-    _write(results, about | {"curves": {name: [asdict(point) for point in points] for name, points in curves.items()}})
-    _plot(results / "steps.svg", curves)
+    about["curves"] = {name: [asdict(point) for point in points] for name, points in curves.items()}
+    results.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    _draw(plot, curves)
+    click.echo(f"\nwrote {results} and {plot}")
 
 
 def _settings(name: str, steps: int) -> Settings:
@@ -190,18 +202,10 @@ def _table(name: str, points: Sequence[Point]) -> list[str]:
     return [*lines, "", f"{name}: the fewest steps that lose under {100 * LOSS:.0f} % against {most.steps}: {fewest}"]
 
 
-def _write(folder: Path, values: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "steps.json"
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    click.echo(f"\nwrote {path} and the plot steps.svg beside it")
-
-
-def _plot(path: Path, curves: dict[str, list[Point]]) -> None:
+def _draw(path: Path, curves: dict[str, list[Point]]) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams["svg.hashsalt"] = "steps"  # the same figures give the same file
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for number, (name, points) in enumerate(curves.items()):
@@ -215,7 +219,9 @@ def _plot(path: Path, curves: dict[str, list[Point]]) -> None:
     axes.set_xlabel("steps")
     axes.set_ylabel("Fréchet distance, EfficientNet-Lite0")
     axes.legend()
-    figure.savefig(path, metadata={"Date": None})
+    # Text as text keeps the file small; fixed names in it make the same figures the same file.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "steps"}):
+        figure.savefig(path, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 if __name__ == "__main__":
