@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sundae_rt
-from benchmarks.looks import contrast_ratio, glowing
+from benchmarks.looks import Looks
 from sundae_rt.schedule import MAX_STEPS, Settings
 from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import efficientnet_lite0
@@ -29,6 +29,8 @@ from sundae_rt.training.frechet import batched, features_of, frechet_distance
 RESULTS = Path(__file__).parent / "results" / "steps.json"
 PLOT = Path(__file__).parents[1] / "docs" / "steps.svg"
 STEPS = (2, 4, 8, 12, 20, 50, 100)
+LOOKED_AT = 2048
+"""Training pictures that contrast and glow are held against, if there are as many."""
 LOSS = 0.05
 """How much larger the distance of a fast setting may be than that of the most steps."""
 
@@ -86,9 +88,10 @@ class Judge:
     def __init__(self, data: Path, side: int, count: int) -> None:
         self._network = efficientnet_lite0()
         heldout = _drawn(data / "heldout", side, 2 * count)
-        self._train = _drawn(data / "train", side, count)
+        train = _drawn(data / "train", side, count, LOOKED_AT)
+        self._looks = Looks(train)
         self._heldout_features = self._features(heldout[:count])
-        self._train_features = self._features(self._train)
+        self._train_features = self._features(train[:count])
         self.other_heldout = frechet_distance(self._features(heldout[count:]), self._heldout_features)
         """The distance between two draws of held-out pictures: the zero of the scale."""
 
@@ -100,8 +103,8 @@ class Judge:
             taken=round(taken, 2),
             heldout=round(frechet_distance(features, self._heldout_features), 1),
             train=round(frechet_distance(features, self._train_features), 1),
-            contrast=round(contrast_ratio(pictures, self._train), 3),
-            glowing=glowing(pictures, self._train),
+            contrast=round(self._looks.contrast_ratio(pictures), 3),
+            glowing=self._looks.glowing(pictures),
             seconds_per_image=round(seconds, 4),
         )
 
@@ -177,12 +180,15 @@ def _settings(name: str, steps: int) -> Settings:
     return settings
 
 
-def _drawn(folder: Path, side: int, count: int) -> NDArray[np.uint8]:
-    """`count` pictures of a folder, drawn without repetition: uint8 [count, side, side, 3]."""
+def _drawn(folder: Path, side: int, count: int, wanted: int = 0) -> NDArray[np.uint8]:
+    """`count` pictures of a folder, or as many of the `wanted` as there are, if that is more; none of them twice.
+
+    Returns uint8 [N, side, side, 3].
+    """
     images = ImageFolder(folder, side)
     if len(images) < count:
         raise click.ClickException(f"{folder} holds {len(images)} pictures, and {count} are needed: lower --count")
-    chosen = np.random.default_rng(0).permutation(len(images))[:count]
+    chosen = np.random.default_rng(0).permutation(len(images))[: max(count, wanted)]
     return np.stack([images[int(index)].numpy() for index in chosen])
 
 

@@ -44,7 +44,7 @@ def test_contrast_is_the_deviation_of_luminance_within_a_picture() -> None:
     halves = plain((0, 0, 0))
     halves[:, :5] = 200
     assert looks.contrasts(np.concatenate([halves, plain((9, 9, 9))])) == pytest.approx([100, 0], abs=1e-3)
-    assert looks.contrast_ratio(halves // 2, halves) == pytest.approx(0.5)
+    assert looks.Looks(halves).contrast_ratio(halves // 2) == pytest.approx(0.5)
 
 
 def test_a_picture_glows_if_a_hundredth_of_it_is_redder_than_real_pictures_are() -> None:
@@ -55,7 +55,8 @@ def test_a_picture_glows_if_a_hundredth_of_it_is_redder_than_real_pictures_are()
         specks[share][0, 0, :share] = (250, 60, 20)
     assert looks.rednesses(specks[2])[0] > 100 > looks.rednesses(specks[0])[0]
     bright = plain((255, 200, 180))  # not so much redder than green
-    assert looks.glowing(np.concatenate([specks[0], specks[2], bright, plain((10, 20, 200))]), real) == 1
+    judged = np.concatenate([specks[0], specks[2], bright, plain((10, 20, 200))])
+    assert looks.Looks(real).glowing(judged) == 1
 
 
 # The study
