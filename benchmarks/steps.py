@@ -32,7 +32,7 @@ STEPS = (2, 4, 8, 12, 20, 50, 100)
 LOOKED_AT = 2048
 """Training pictures that contrast and glow are held against, if there are as many."""
 LOSS = 0.05
-"""How much larger the distance of a fast setting may be than that of the most steps."""
+"""How much a fast setting may lose against the most steps, of what their distance is above that of real pictures."""
 
 _PLAIN: Settings = {"min_steps": 10, "stop": "proposal", "order": "uniform", "guidance": 1.0}
 
@@ -165,7 +165,7 @@ def main(
         }
     about |= {"pictures": count, "seed": seed, "other_heldout": round(judge.other_heldout, 1)}
     for name, points in curves.items():
-        click.echo("\n".join(["", *_table(name, points)]))
+        click.echo("\n".join(["", *_table(name, points, judge.other_heldout)]))
     about["curves"] = {name: [asdict(point) for point in points] for name, points in curves.items()}
     results.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     _draw(plot, curves)
@@ -192,10 +192,14 @@ def _drawn(folder: Path, side: int, count: int, wanted: int = 0) -> NDArray[np.u
     return np.stack([images[int(index)].numpy() for index in chosen])
 
 
-def _table(name: str, points: Sequence[Point]) -> list[str]:
-    """Markdown: every point beside the one of the most steps, and the fewest steps that are hardly worse."""
+def _table(name: str, points: Sequence[Point], zero: float) -> list[str]:
+    """Markdown: every point beside the one of the most steps, and the fewest steps that are hardly worse.
+
+    Distances of few pictures are large, also between real ones. What is lost counts from there (`zero`), so that it
+    means the same for any number of pictures.
+    """
     most = points[-1]
-    losses = {point.steps: point.heldout / most.heldout - 1 for point in points}
+    losses = {point.steps: (point.heldout - most.heldout) / (most.heldout - zero) for point in points}
     fewest = next(steps for steps, loss in losses.items() if loss < LOSS)
     lines = [
         f"| steps, {name} | taken | to held-out crops | loss | to training crops | contrast | glowing |",

@@ -128,11 +128,11 @@ def test_the_papers_policy_owes_nothing_to_the_bundle_and_its_min_steps_give_way
 
 
 def test_the_table_says_what_fewer_steps_lose_and_which_are_enough() -> None:
-    points = [steps.Point(count, count, value, 50.0, 0.9, 1, 0.1) for count, value in ((4, 110), (8, 104), (20, 100))]
-    table = steps._table("default", points)
+    points = [steps.Point(count, count, value, 50.0, 0.9, 1, 0.1) for count, value in ((4, 108), (8, 102), (20, 100))]
+    table = steps._table("default", points, 20.0)  # of which other real pictures are 20 away
     assert table[2:5] == [
-        "| 4 | 4.0 | 110.0 | +10.0 % | 50.0 | 0.90 | 1 |",
-        "| 8 | 8.0 | 104.0 | +4.0 % | 50.0 | 0.90 | 1 |",
+        "| 4 | 4.0 | 108.0 | +10.0 % | 50.0 | 0.90 | 1 |",
+        "| 8 | 8.0 | 102.0 | +2.5 % | 50.0 | 0.90 | 1 |",
         "| 20 | 20.0 | 100.0 | +0.0 % | 50.0 | 0.90 | 1 |",
     ]
     assert table[-1] == "default: the fewest steps that lose under 5 % against 20: 8"
