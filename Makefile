@@ -48,7 +48,7 @@ $(VENV)/.runtime: pyproject.toml Makefile | $(VENV)/.made
 
 $(VENV)/.tests: $(VENV)/.runtime
 	@echo "Adding PyTorch, the exporter and the test tools to $(VENV) (minutes, the first time)"
-	@$(PIP) install --quiet --editable '.[train,export,test]' $(TORCH)
+	@$(PIP) install --quiet --editable '.[train,export,benchmarks,test]' $(TORCH)
 	@touch $@
 
 clean:

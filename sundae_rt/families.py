@@ -31,7 +31,7 @@ class Step:
         index: which step, 0 .. schedule.steps - 1.
         codes: int32 [T], what the model sees.
         editable: bool [T], False where an inpainting keeps a code.
-        draw: float32 [T] in [0, 1), decides which positions are written.
+        draw: float32 [T] in [0, 1), multiples of 2^-24, decides which positions are written.
     """
 
     schedule: Schedule
@@ -83,7 +83,8 @@ class Sundae:
         """Each editable position by chance (`order="uniform"`), or the least confident ones (`order="confidence"`)."""
         proportion = step.schedule.proportion_at(step.index)
         if step.schedule.order == "confidence":
-            return _least_confident(confidence, step.editable, proportion)
+            spread = step.schedule.choice_temperature_at(step.index) * _gumbel(step.draw)
+            return _lowest(_logarithm(confidence) + spread, step.editable, proportion)
         return (step.draw < np.float32(proportion)) & step.editable
 
     def is_finished(self, step: Step, proposal: Codes, codes: Codes) -> bool:
@@ -135,12 +136,20 @@ def settings_of(family: str, schedule: Schedule) -> dict[str, Any]:
     return {name: getattr(schedule, name) for name in FAMILIES[family].settings}
 
 
-def _least_confident(
-    confidence: NDArray[np.float32], editable: NDArray[np.bool_], proportion: float
-) -> NDArray[np.bool_]:
-    """The share of editable positions with the lowest confidence, at least one; of equal ones, the first."""
+def _logarithm(confidence: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The logarithm of probabilities; what is 0 counts as the smallest number above it, so that noise can be added."""
+    return np.log(np.maximum(confidence, np.finfo(np.float32).smallest_subnormal).astype(np.float64))
+
+
+def _gumbel(draw: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Gumbel noise of uniform draws, each taken in the middle of its 2^-24, where the logarithms are finite."""
+    return -np.log(-np.log(draw.astype(np.float64) + 2.0**-25))
+
+
+def _lowest(scores: NDArray[np.float64], editable: NDArray[np.bool_], proportion: float) -> NDArray[np.bool_]:
+    """The share of editable positions with the lowest scores, at least one; of equal ones, the first."""
     candidates = np.flatnonzero(editable)
     count = max(1, round(proportion * len(candidates)))
     chosen = np.zeros(editable.shape, np.bool_)
-    chosen[candidates[np.argsort(confidence[candidates], kind="stable")[:count]]] = True
+    chosen[candidates[np.argsort(scores[candidates], kind="stable")[:count]]] = True
     return chosen

@@ -40,7 +40,7 @@ _MAX_SIDE = 8192  # of an image in pixels, and of its grid of codes
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-_LATER_SETTINGS: Final = ("stop", "order")  # of a schedule: older manifests have none
+_LATER_SETTINGS: Final = ("stop", "order", "choice_temperature")  # of a schedule: older manifests have none
 
 T = TypeVar("T")
 

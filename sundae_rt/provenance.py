@@ -25,7 +25,7 @@ KEY = "sundae-rt"
 _MAX_CHARACTERS = 65_536
 _DIGESTS = ("fingerprint", "image_sha256", "mask_sha256")
 _OPTIONAL = ("label", "image_sha256", "mask_sha256", "mask")
-_LATER = ("family", "mask", "stop", "order")  # fields that files of version 0.1.0 lack
+_LATER = ("family", "mask", "stop", "order", "choice_temperature")  # fields that files of version 0.1.0 lack
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

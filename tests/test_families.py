@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,29 @@ def test_confidence_order_counts_and_writes_editable_positions_alone() -> None:
     confidence = np.linspace(0, 1, POSITIONS, dtype=np.float32)
     written = SUNDAE.written(step(order="confidence", proportion=0.5, editable=editable), confidence)
     assert np.flatnonzero(written).tolist() == [8, 9]
+
+
+def test_the_choice_temperature_adds_gumbel_noise_to_the_logarithm_of_the_confidence() -> None:
+    confidence = np.geomspace(1e-3, 1, POSITIONS).astype(np.float32)
+    draw = noise.uniforms(3, noise.Purpose.STEP, POSITIONS)
+    for scale in (0.0, 1.0, 1e6):
+        one = step(order="confidence", proportion=0.5, choice_temperature=scale)
+        scores = np.log(confidence) - scale * np.log(-np.log(draw))
+        written = SUNDAE.written(replace(one, draw=draw), confidence)
+        assert np.flatnonzero(written).tolist() == sorted(np.argsort(scores)[:6].tolist())
+
+
+def test_where_all_confidences_are_0_and_draws_at_their_ends_positions_are_still_chosen_by_noise() -> None:
+    draw = np.array([0.0, 1 - 2.0**-24] * 6, np.float32)
+    one = replace(step(order="confidence", proportion=0.5, choice_temperature=1.0), draw=draw)
+    assert np.flatnonzero(SUNDAE.written(one, np.zeros(POSITIONS, np.float32))).tolist() == [0, 2, 4, 6, 8, 10]
+
+
+def test_either_order_follows_the_ancestral_proportion() -> None:
+    zeros = np.zeros(POSITIONS, np.float32)
+    for order in ("uniform", "confidence"):
+        steps = [step(index, order=order, proportion="ancestral", steps=4) for index in range(4)]
+        assert [SUNDAE.written(one, zeros).sum() for one in steps] == [3, 4, 6, 12]
 
 
 def test_of_equally_confident_positions_the_first_are_written() -> None:

@@ -22,7 +22,7 @@ MADE = Provenance(
     backend="cpu",
     index=3,
     seed=2**64 - 1,
-    schedule=Schedule(7, (1.0, 0.25), (1.0, 0.5), 4, 1.5, "published", "confidence"),
+    schedule=Schedule(7, (1.0, 0.25), (1.0, 0.5), 4, 1.5, "published", "confidence", (2.0, 0.5)),
     label="Küste",
 )
 
@@ -75,16 +75,24 @@ def test_the_text_is_one_flat_json_object(tmp_path: Path) -> None:
         "family": "sundae",
         "stop": "published",
         "order": "confidence",
+        "choice_temperature": [2.0, 0.5],
     }
 
 
 def test_what_version_0_1_0_wrote_is_read(tmp_path: Path) -> None:
     older = fields(tmp_path)
-    for later in ("mask", "family", "stop", "order"):
+    for later in ("mask", "family", "stop", "order", "choice_temperature"):
         del older[later]
     made = read(with_text(tmp_path, json.dumps(older)))
     assert (made.family, made.mask) == ("sundae", None)
     assert made.schedule == Schedule(7, (1.0, 0.25), (1.0, 0.5), 4, 1.5, "proposal", "uniform")
+
+
+def test_a_proportion_may_be_a_word(tmp_path: Path) -> None:
+    made = replace(MADE, schedule=MADE.schedule.with_changes(proportion="ancestral"))
+    assert read(written(tmp_path, made)) == made
+    text = fields(tmp_path) | {"proportion": "ancestral"}
+    assert read(with_text(tmp_path, json.dumps(text))) == made
 
 
 def test_a_family_writes_and_reads_only_its_own_settings(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import sundae_rt
 from fakes import GRID, IMAGE, LABELS, VOCABULARY, FakeBackend, absorbing, entry, fake_runtime, labelled, settle
 from sundae_rt import BackendError, BundleError, InputError, QueueFullError, Runtime, SundaeError, noise
 from sundae_rt.bundle import Bundle
-from sundae_rt.schedule import Schedule
+from sundae_rt.schedule import Schedule, Settings
 
 
 @pytest.fixture
@@ -211,10 +211,17 @@ def test_a_bundle_may_have_them_as_its_default(tmp_path: Path) -> None:
     assert runtime.schedule(stop="proposal").min_steps == 1  # the smallest that this rule knows
 
 
-@pytest.mark.parametrize("order", ["uniform", "confidence"])
-def test_an_image_of_either_order_does_not_depend_on_its_batch(tmp_path: Path, order: Any) -> None:
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"order": "uniform"},
+        {"order": "confidence"},
+        {"order": "confidence", "choice_temperature": (2, 1), "proportion": "ancestral"},
+    ],
+)
+def test_an_image_by_any_rules_does_not_depend_on_its_batch(tmp_path: Path, rules: Settings) -> None:
     images = [
-        [sample.codes.tolist() for sample in fake_runtime(tmp_path, batch_size=size).generate(n=9, order=order)]
+        [sample.codes.tolist() for sample in fake_runtime(tmp_path, batch_size=size).generate(n=9, **rules)]
         for size in (1, 4, 9)
     ]
     assert images[0] == images[1] == images[2]
@@ -255,7 +262,14 @@ def test_absorbing_inpaints_from_masked_cells(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("proportion", 0.5), ("min_steps", 1), ("stop", "published"), ("order", "confidence")]
+    ("setting", "value"),
+    [
+        ("proportion", 0.5),
+        ("min_steps", 1),
+        ("stop", "published"),
+        ("order", "confidence"),
+        ("choice_temperature", 1),
+    ],
 )
 def test_what_means_nothing_to_the_family_is_refused_by_name(masked: Runtime, setting: str, value: Any) -> None:
     with pytest.raises(

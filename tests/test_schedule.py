@@ -16,10 +16,22 @@ def test_annealing_is_linear_and_ends_exactly() -> None:
     assert [schedule.temperature_at(step) for step in range(5)] == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6])
     assert (schedule.temperature_at(4), schedule.proportion_at(4)) == (0.6, 0.1)
     assert schedule.proportion_at(2) == pytest.approx(0.5)
+    chosen = Schedule(steps=3, choice_temperature=(2.0, 0.0), min_steps=1)
+    assert [chosen.choice_temperature_at(step) for step in range(3)] == [2.0, 1.0, 0.0]
 
 
 def test_a_single_step_takes_the_first_value() -> None:
     assert Schedule(steps=1, min_steps=1, temperature=(0.9, 0.1)).temperature_at(0) == 0.9
+
+
+def test_the_ancestral_proportion_writes_all_that_is_left_over_the_steps_that_are_left() -> None:
+    """The share of noise falls by the same amount in every step, to none."""
+    schedule = Schedule(steps=5, proportion="ancestral", min_steps=1)
+    noise = np.cumprod([1 - schedule.proportion_at(step) for step in range(5)])
+    assert noise.tolist() == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0])
+    assert schedule.with_changes(steps=1).proportion_at(0) == 1.0
+    assert schedule.with_changes(temperature=0.9).proportion == "ancestral"
+    assert schedule.with_changes(proportion=0.5).proportion == (0.5, 0.5)
 
 
 def test_one_number_stands_for_both_ends() -> None:
@@ -76,10 +88,13 @@ def test_settings_from_a_file_must_have_values() -> None:
         ("proportion", 0.0),
         ("proportion", 1.1),
         ("proportion", (0.5, float("nan"))),
+        ("proportion", "1:0.5"),
         ("guidance", -1),
         ("stop", "x" * 500),
         ("stop", 1),
         ("order", "random"),
+        ("choice_temperature", -0.5),
+        ("choice_temperature", (1.0, float("nan"))),
         ("guidance", float("inf")),
     ],
 )

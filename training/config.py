@@ -157,6 +157,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
     if origin is tuple:
         return isinstance(value, list | tuple) and _items_fit(value, typing.get_args(hint))
     if hint is type(None):

@@ -35,13 +35,13 @@ def features_of(network: EfficientNetLite0, batches: Iterable[NDArray[np.uint8]]
 
 def frechet_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), of features ``[N, D]`` and ``[M, D]`` (Heusel et al. 2017)."""
-    covariances = [np.cov(features, rowvar=False) for features in (first, second)]
-    values, vectors = np.linalg.eigh(covariances[0])
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    # S1 S2 has the eigenvalues of the symmetric S1^(1/2) S2 S1^(1/2), whose roots are safe to take.
-    cross = np.sqrt(np.linalg.eigvalsh(root @ covariances[1] @ root).clip(0)).sum()
+    # With covariances R'R of centred features QR, tr (S1 S2)^(1/2) is the sum of the singular values of R1 R2'.
+    roots = [
+        np.linalg.qr(features - features.mean(0), mode="r") / np.sqrt(len(features) - 1) for features in (first, second)
+    ]
+    cross = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     shift = np.square(first.mean(0) - second.mean(0)).sum()
-    return float(shift + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross)
+    return float(shift + sum(np.square(root).sum() for root in roots) - 2 * cross)
 
 
 def nearest_distances(features: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from sundae_rt.engines import DEFAULT
 
 if TYPE_CHECKING:
     from sundae_rt.runtime import Runtime
-    from sundae_rt.schedule import Order, Settings, Stop
+    from sundae_rt.schedule import Ancestral, Order, Settings, Stop
 
 Command = Callable[..., None]
 
@@ -105,9 +105,10 @@ def sampling_options(command: Command) -> Command:
     )
     @click.option(
         "--proportion",
-        type=_pair,
+        type=_proportion,
         metavar="A:B",
-        help="Share of codes to write, from the first step to the last, in (0, 1]; or one A.  [the bundle's]",
+        help="Share of codes to write, from the first step to the last, in (0, 1]; or one A; or ancestral, as noise "
+        "diffusion in reverse: 1/N, 1/(N-1), ... 1.  [the bundle's]",
     )
     @click.option(
         "--min-steps",
@@ -127,6 +128,12 @@ def sampling_options(command: Command) -> Command:
         help="Codes to write are chosen by chance (uniform), or those the model is least sure of (confidence).  "
         "[the bundle's]",
     )
+    @click.option(
+        "--choice-temperature",
+        type=_pair,
+        metavar="A:B",
+        help="With --order confidence: noise on the choice, from the first step to the last; or one A.  [the bundle's]",
+    )
     @click.option("--label", metavar="NAME", help="Label of all images.  [drawn for each, as often as in the data]")
     @click.option("--guidance", type=float, metavar="G", help="Classifier-free guidance; 1 is off.  [the bundle's]")
     @functools.wraps(command)
@@ -136,12 +143,13 @@ def sampling_options(command: Command) -> Command:
         seed: int,
         steps: int | None,
         temperature: tuple[float, float] | None,
-        proportion: tuple[float, float] | None,
+        proportion: "tuple[float, float] | Ancestral | None",
         min_steps: int | None,
         label: str | None,
         guidance: float | None,
         stop: "Stop | None",
         order: "Order | None",
+        choice_temperature: tuple[float, float] | None,
         **rest: Any,
     ) -> None:
         settings: Settings = {
@@ -152,6 +160,7 @@ def sampling_options(command: Command) -> Command:
             "guidance": guidance,
             "stop": stop,
             "order": order,
+            "choice_temperature": choice_temperature,
         }
         command(*args, sampling=Sampling(n, seed, label, settings), **rest)
 
@@ -174,7 +183,21 @@ def check_png(path: Path) -> None:
 def _pair(text: str) -> tuple[float, float]:
     """`A:B`, or `A` for both."""
     try:
-        first, _, last = text.partition(":")
-        return float(first), float(last if ":" in text else first)
+        return _ends(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is neither a number A nor two of them, A:B.") from None
+
+
+def _proportion(text: str) -> "tuple[float, float] | Ancestral":
+    """`A:B`, or `A` for both, or the word `ancestral`."""
+    if text == "ancestral":
+        return "ancestral"
+    try:
+        return _ends(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number A, nor two of them, A:B, nor ancestral.") from None
+
+
+def _ends(text: str) -> tuple[float, float]:
+    first, _, last = text.partition(":")
+    return float(first), float(last if ":" in text else first)

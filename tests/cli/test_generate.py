@@ -98,11 +98,11 @@ def test_a_run_may_be_longer_than_the_queue_of_a_service(run: Any, monkeypatch: 
 
 def test_every_setting_is_written_into_the_image(run: Any) -> None:
     settings = ("--temperature", "0.9:0.3", "--proportion", 0.8, "--min-steps", 2, "--guidance", 1.5)
-    rules = ("--stop", "published", "--order", "confidence")
+    rules = ("--stop", "published", "--order", "confidence", "--choice-temperature", "2:0.5")
     write_bundle(Path("named"), **labelled(name="named"))
     run("generate", "--bundle", "named", "--n", 2, "--seed", 7, "--steps", 4, *settings, *rules, "--label", "ice")
     made = provenance.read("samples/000001.png")
-    assert made.schedule == Schedule(4, (0.9, 0.3), (0.8, 0.8), 2, 1.5, "published", "confidence")
+    assert made.schedule == Schedule(4, (0.9, 0.3), (0.8, 0.8), 2, 1.5, "published", "confidence", (2.0, 0.5))
     assert (made.command, made.bundle, made.variant, made.backend) == ("generate", "named", "fp32", "fake")
     assert (made.index, made.seed, made.label) == (1, 8, "ice")
 
@@ -128,11 +128,12 @@ def test_without_a_label_each_image_draws_its_own_and_names_it(run: Any) -> None
     [
         ({}, ()),
         ({}, ("--stop", "published", "--order", "confidence", "--min-steps", 0)),
+        ({}, ("--proportion", "ancestral", "--order", "confidence", "--choice-temperature", 1)),
         (labelled(), ()),
         (labelled(null_label=False), ()),
         (absorbing(), ()),
     ],
-    ids=["unlabelled", "other rules", "labelled", "without null label", "absorbing"],
+    ids=["unlabelled", "other rules", "ancestral", "labelled", "without null label", "absorbing"],
 )
 def test_like_makes_the_same_file_again(changes: dict[str, Any], options: tuple[Any, ...], run: Any) -> None:
     write_bundle(Path("b"), **changes)
@@ -224,6 +225,7 @@ def test_like_goes_with_no_setting(option: tuple[str, Any], run: Any) -> None:
         ("--min-steps", -1, 2, "'--min-steps': -1 is not in the range"),
         ("--stop", "early", 1, "stop must be one of proposal, published, not 'early'"),
         ("--order", "random", 1, "order must be one of uniform, confidence, not 'random'"),
+        ("--choice-temperature", "-1", 1, "choice_temperature must be a finite number of at least 0, not -1.0"),
         ("--min-steps", 7, 1, r"min_steps must be at most steps \(6\), not 7"),
         ("--seed", -1, 2, "'--seed': -1 is not in the range"),
         ("--seed", 2**64, 2, f"'--seed': {2**64} is not in the range"),
@@ -236,6 +238,7 @@ def test_like_goes_with_no_setting(option: tuple[str, Any], run: Any) -> None:
         ("--temperature", "warm", 2, "'warm' is neither"),
         ("--proportion", "0", 1, "proportion must be a finite number above 0 and at most 1, not 0.0"),
         ("--proportion", "1:1.5", 1, "proportion must be .*, not 1.5"),
+        ("--proportion", "ancestors", 2, "'ancestors' is neither a number A, nor two of them, A:B, nor ancestral"),
         ("--guidance", "nan", 1, "guidance must be a finite number of at least 0, not nan"),
         ("--label", "sea", 1, "label must be one of coast, desert, ice, not 'sea'"),
         ("--bundle", "nowhere", 1, "no bundle 'nowhere'"),

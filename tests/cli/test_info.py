@@ -29,7 +29,8 @@ def test_people_read_what_it_makes_holds_and_measured(run: Any) -> None:
     for part in (
         "images of 8x6 pixels from 4x3 codes, each one of 100",
         "coast 50%, desert 25%, ice 25%",
-        "steps 6, temperature 1 to 0.5, proportion 1 to 0.5, min_steps 3, guidance 1, stop proposal, order uniform",
+        "steps 6, temperature 1 to 0.5, proportion 1 to 0.5, min_steps 3, guidance 1, stop proposal, order uniform, "
+        "choice_temperature 0 to 0",
         "denoiser  fp32  denoiser.onnx  0.00 MB  intact",
         "max_difference: 1e-05",
         Bundle.open("earth").fingerprint,

@@ -162,6 +162,20 @@ def test_a_file_that_is_no_preset_is_refused_in_one_line(text, told, tmp_path):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("proportion", ["ancestral", [1.0, 0.5]])
+def test_a_preset_may_name_the_proportion_of_its_schedule(proportion, tmp_path):
+    text = f'extends = "toy"\n[prior.schedule]\nproportion = {json.dumps(proportion)}'
+    (tmp_path / "mine.toml").write_text(text)
+    kept = proportion if isinstance(proportion, str) else tuple(proportion)
+    assert describe("prior", str(tmp_path / "mine.toml"))["schedule"]["proportion"] == kept
+
+
+def test_a_proportion_of_another_name_is_refused(tmp_path):
+    (tmp_path / "mine.toml").write_text('extends = "toy"\n[prior.schedule]\nproportion = "ancestors"')
+    with pytest.raises(InputError, match=r"\[prior\.schedule\]: proportion = 'ancestors' is not a .*'ancestral'"):
+        describe("prior", str(tmp_path / "mine.toml"))
+
+
 @pytest.mark.parametrize(("key", "value"), [("batch_size", 0), ("unroll_steps", 0), ("steps", 0)])
 def test_a_training_of_nothing_is_refused(key, value, tmp_path):
     (tmp_path / "mine.toml").write_text(f'extends = "toy"\n[prior.training]\n{key} = {value}')

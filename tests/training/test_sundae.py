@@ -78,3 +78,15 @@ def test_the_plain_sampler_gives_grids_of_valid_codes():
     grids = sample(HourglassPrior(CONFIG).eval(), torch.tensor([0, 1, 2]), 3, 4, (1.0, 0.0), (1.0, 0.5))
     assert grids.shape == (3, 4, 4)
     assert grids.min() >= 0 and grids.max() < 11
+
+
+def test_the_plain_samplers_ancestral_proportion_leaves_no_noise():
+    torch.manual_seed(0)
+    for proportion, share in (("ancestral", 1.0), ((0.25, 0.25), 1 - 0.75**4)):
+        prior = Recorder()
+        prior.to_logits = torch.nn.Linear(1, 1)  # what tells the sampler its device
+        grids = sample(prior, None, 500, 4, (1.0, 1.0), proportion)
+        assert (grids == 7).float().mean() == pytest.approx(share + (1 - share) / 11, abs=0.02)
+        noisy = [(codes != 7).float().mean() * 11 / 10 for codes, _ in prior.seen]
+        if proportion == "ancestral":
+            assert noisy == pytest.approx([1, 0.75, 0.5, 0.25], abs=0.03)

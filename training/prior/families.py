@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from torch import Tensor, nn
 
@@ -66,13 +66,18 @@ class AbsorbingTraining(PriorTraining):
 
 @dataclass(frozen=True, slots=True)
 class SundaeSchedule:
-    """The sampling settings that a bundle of such a prior starts from; see the runtime's ``Schedule``."""
+    """The sampling settings that a bundle of such a prior starts from; see the runtime's ``Schedule``.
+
+    The sheets of a training have the paper's plain sampler draw them, with steps, temperature and proportion alone.
+    """
 
     steps: int = 100
     temperature: tuple[float, float] = (1.0, 1.0)
-    proportion: tuple[float, float] = (0.5, 0.5)
+    proportion: tuple[float, float] | Literal["ancestral"] = (0.5, 0.5)
     min_steps: int = 10
     guidance: float = 1.0
+    order: Literal["uniform", "confidence"] = "uniform"
+    choice_temperature: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

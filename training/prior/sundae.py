@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -65,18 +67,19 @@ def sample(
     count: int,
     steps: int,
     temperature: tuple[float, float],
-    proportion: tuple[float, float],
+    proportion: tuple[float, float] | Literal["ancestral"],
 ) -> Tensor:
     """Draws code grids by the plain loop of the paper (algorithm 1), with torch's own random numbers.
 
-    ``temperature`` and ``proportion`` run linearly from the first to the last step. Returns int64 ``[count, h, w]``.
+    ``temperature`` and ``proportion`` run linearly from the first to the last step, or the latter as the runtime's
+    ``Schedule`` says of "ancestral". Returns int64 ``[count, h, w]``.
     """
     height, width = prior.config.latent_grid
     device = prior.to_logits.weight.device
     codes = torch.randint(prior.config.vocabulary, (count, height * width), device=device)
     for step in range(steps):
         proposal = propose(prior(codes, labels), annealed(temperature, step, steps))
-        share = annealed(proportion, step, steps)
+        share = 1 / (steps - step) if proportion == "ancestral" else annealed(proportion, step, steps)
         codes = torch.where(torch.rand(codes.shape, device=device) < share, proposal, codes)
     return codes.view(count, height, width)
 
