@@ -77,6 +77,10 @@ class FakeLibcuda:
     def _MemcpyDtoHAsync_v2(self, target: Any, address: Any, size: Any, stream: Any) -> None:
         ctypes.memmove(target.value, bytes(self.memory[address.value]), size.value)
 
+    def _MemcpyDtoDAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> None:
+        assert stream.value == 5
+        self.memory[target.value][: size.value] = self.memory[source.value][: size.value]
+
     def _StreamSynchronize(self, stream: Any) -> None:
         assert stream.value == 5
 
@@ -91,13 +95,15 @@ def test_what_goes_up_comes_down() -> None:
     library = FakeLibcuda()
     driver = CudaDriver(library)
     array = np.arange(12, dtype=np.int32).reshape(3, 4)
-    address = driver.allocate(array.nbytes)
+    address, other = driver.allocate(array.nbytes), driver.allocate(array.nbytes)
     driver.upload(array, address)
+    driver.copy(address, other, array.nbytes)
     back = np.empty_like(array)
-    driver.download(address, back)
+    driver.download(other, back)
     driver.synchronize()
     assert np.array_equal(back, array)
     driver.free(address)
+    driver.free(other)
     assert not library.memory
 
 

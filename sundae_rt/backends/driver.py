@@ -63,6 +63,10 @@ class Driver(Protocol):
         """Copy from the GPU into a contiguous array, in the stream; it is there after `synchronize`."""
         ...
 
+    def copy(self, source: int, target: int, size: int) -> None:
+        """Copy `size` bytes from one place on the GPU to another, in the stream."""
+        ...
+
     def synchronize(self) -> None:
         """Wait until the stream has done everything."""
         ...
@@ -155,6 +159,12 @@ class CudaDriver:
         target, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
         code = self._library.cuMemcpyDtoHAsync_v2(target, ctypes.c_uint64(address), size, ctypes.c_void_p(self.stream))
         self._check(code, "gives no data")
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        """See `Driver.copy`."""
+        places = ctypes.c_uint64(target), ctypes.c_uint64(source)
+        code = self._library.cuMemcpyDtoDAsync_v2(*places, ctypes.c_size_t(size), ctypes.c_void_p(self.stream))
+        self._check(code, "moves no data")
 
     def synchronize(self) -> None:
         """See `Driver.synchronize`."""
