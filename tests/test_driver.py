@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sundae_rt.backends import driver as driver_module
-from sundae_rt.backends.driver import CudaDriver, Device, OutOfDeviceMemory, devices, load_library
+from sundae_rt.backends.driver import CudaDriver, Device, OutOfDeviceMemory, devices, load_library, version
 from sundae_rt.errors import BackendError
 
 
@@ -46,6 +46,9 @@ class FakeLibcuda:
 
     def _DeviceTotalMem_v2(self, size: Any, handle: Any) -> None:
         size._obj.value = 2**34
+
+    def _DriverGetVersion(self, number: Any) -> None:
+        number._obj.value = 12090
 
     def _DevicePrimaryCtxRetain(self, context: Any, handle: Any) -> None:
         context._obj.value = 99
@@ -110,6 +113,10 @@ def test_what_goes_up_comes_down() -> None:
 def test_gpus_are_told_by_name_capability_and_memory() -> None:
     assert devices(FakeLibcuda(gpus=2)) == [Device("Fake 40", "8.9", 2**34), Device("Fake 41", "8.9", 2**34)]
     assert str(devices(FakeLibcuda())[0]) == "Fake 40 (compute capability 8.9, 16 GB)"
+
+
+def test_the_driver_tells_the_newest_cuda_that_it_runs() -> None:
+    assert version(FakeLibcuda()) == "12.9"
 
 
 def test_no_room_is_told_apart_and_says_how_much_is_free() -> None:

@@ -107,6 +107,17 @@ def devices(library: Any = None) -> list[Device]:
     return [_device(library, _handle(library, index)) for index in range(count.value)]
 
 
+def version(library: Any) -> str:
+    """The newest CUDA that the driver runs, as "13.0".
+
+    Raises:
+        BackendError: it does not say.
+    """
+    number = ctypes.c_int()
+    _check(library, library.cuDriverGetVersion(ctypes.byref(number)), "cannot ask the NVIDIA driver's version")
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
 class CudaDriver:
     """The first visible GPU. See `Driver`.
 
