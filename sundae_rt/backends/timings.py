@@ -1,8 +1,8 @@
 """What `sundae-rt bench` measured on this machine, kept for `auto` in a small file in the user's cache folder.
 
 An entry belongs to one bundle, processor, set of GPUs with their driver, number of threads and set of library versions;
-when one of them changes, it is as if it were not there. The file is a convenience: one that is missing, damaged or unreadable is passed over with a
-line in the log, and never an error.
+when one of them changes, it is as if it were not there. The file is a convenience: one that is missing, damaged or
+unreadable is passed over with a line in the log, and never an error.
 """
 
 import json
