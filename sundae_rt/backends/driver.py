@@ -107,6 +107,15 @@ def devices(library: Any = None) -> list[Device]:
     return [_device(library, _handle(library, index)) for index in range(count.value)]
 
 
+def seen() -> list[str]:
+    """The GPUs and the CUDA that their driver runs, each a text; nothing where there is no driver or no GPU."""
+    try:
+        library = load_library()
+        return [*map(str, devices(library)), f"CUDA {version(library)}"]
+    except BackendError:
+        return []
+
+
 def version(library: Any) -> str:
     """The newest CUDA that the driver runs, as "13.0".
 
@@ -180,6 +189,10 @@ class CudaDriver:
     def synchronize(self) -> None:
         """See `Driver.synchronize`."""
         self._check(self._library.cuStreamSynchronize(ctypes.c_void_p(self.stream)), "failed at its work")
+
+    def memory_in_use(self) -> int:
+        """How many bytes of the GPU's memory are taken, by whomever."""
+        return self.device.memory - self._free()
 
     def _free(self) -> int:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()

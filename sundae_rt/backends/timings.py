@@ -18,7 +18,6 @@ from typing import Any, Final
 from sundae_rt.backends import driver
 from sundae_rt.backends.cores import available_cores
 from sundae_rt.backends.processor import instructions, processor_name
-from sundae_rt.errors import BackendError
 from sundae_rt.files import replacing, user_cache
 
 _log = logging.getLogger("sundae_rt")
@@ -80,16 +79,7 @@ def _key(fingerprint: str, threads: int | None) -> str:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     processor = [processor_name(), platform.machine(), *sorted(instructions())]
-    return json.dumps([fingerprint, processor, _gpus(), threads or available_cores(), versions])
-
-
-def _gpus() -> list[str]:
-    """The GPUs and what their driver can do; none where there is no driver."""
-    try:
-        library = driver.load_library()
-        return [*map(str, driver.devices(library)), f"CUDA {driver.version(library)}"]
-    except BackendError:
-        return []
+    return json.dumps([fingerprint, processor, driver.seen(), threads or available_cores(), versions])
 
 
 def _read() -> dict[str, list[dict[str, Any]]]:
