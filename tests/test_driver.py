@@ -119,6 +119,10 @@ def test_the_driver_tells_the_newest_cuda_that_it_runs() -> None:
     assert version(FakeLibcuda()) == "12.9"
 
 
+def test_memory_in_use_is_all_that_is_not_free() -> None:
+    assert CudaDriver(FakeLibcuda()).memory_in_use() == 2**34 - 123_000_000
+
+
 def test_no_room_is_told_apart_and_says_how_much_is_free() -> None:
     with pytest.raises(OutOfDeviceMemory, match=r"^Fake 40 has no room for 5 MB more \(123 MB are free\)$"):
         CudaDriver(FakeLibcuda()).allocate(5_000_000)
