@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sundae_rt
+from sundae_rt.backends.driver import CudaDriver
 from sundae_rt.manifest import Manifest
 
 Make = Callable[[int, int], NDArray[np.uint8]]
@@ -32,22 +33,26 @@ Run = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every contender gets: a preset with random weights (seed 0), as modules and as the bundle made of them."""
+    """What every contender gets: a preset with random weights (seed 0), as modules and as the bundle made of them.
+
+    ``device`` is "cpu" or "cuda": where PyTorch runs, in fp32 there and in fp16 here.
+    """
 
     preset: str
     bundle: Path
     batch_size: int
     threads: int
+    device: str = "cpu"
 
 
 def eager(job: Job) -> Contender:
-    """This project's own PyTorch modules, fp32, in a plain sampling loop."""
-    return _pytorch(job, compiled=False), "fp32"
+    """This project's own PyTorch modules in a plain sampling loop."""
+    return _pytorch(job, compiled=False), _precision(job)
 
 
 def compiled(job: Job) -> Contender:
-    """The same under `torch.compile`."""
-    return _pytorch(job, compiled=True), "fp32"
+    """The same under `torch.compile`, on a GPU with CUDA graphs."""
+    return _pytorch(job, compiled=True), _precision(job)
 
 
 def onnx_runtime(job: Job) -> Contender:
@@ -91,6 +96,21 @@ def runtime_onnx_runtime(job: Job) -> Contender:
     return _runtime(job, "cpu")
 
 
+def runtime_openvino(job: Job) -> Contender:
+    """The same on OpenVINO."""
+    return _runtime(job, "openvino")
+
+
+def runtime_cuda(job: Job) -> Contender:
+    """The same on ONNX Runtime with CUDA, in fp16."""
+    return _runtime(job, "cuda", "fp16")
+
+
+def runtime_tensorrt(job: Job) -> Contender:
+    """The same on TensorRT, in fp16; it builds the engines that are not there."""
+    return _runtime(job, "tensorrt", "fp16")
+
+
 CONTENDERS: dict[str, Callable[[Job], Contender]] = {
     "eager": eager,
     "compile": compiled,
@@ -98,11 +118,23 @@ CONTENDERS: dict[str, Callable[[Job], Contender]] = {
     "openvino": openvino,
     "runtime": runtime,
     "runtime-onnxruntime": runtime_onnx_runtime,
+    "runtime-openvino": runtime_openvino,
+    "runtime-cuda": runtime_cuda,
+    "runtime-tensorrt": runtime_tensorrt,
 }
 
+CPU = ("eager", "compile", "onnxruntime", "openvino", "runtime", "runtime-onnxruntime")
+"""Who takes part in the benchmark of CPUs."""
 
-def _runtime(job: Job, backend: str) -> Contender:
-    loaded = sundae_rt.load(job.bundle, backend=backend, threads=job.threads, batch_size=job.batch_size)
+
+def _precision(job: Job) -> str:
+    return "fp32" if job.device == "cpu" else "fp16"
+
+
+def _runtime(job: Job, backend: str, variant: str = "auto") -> Contender:
+    loaded = sundae_rt.load(
+        job.bundle, backend=backend, variant=variant, threads=job.threads, batch_size=job.batch_size
+    )
 
     def make(count: int, steps: int) -> NDArray[np.uint8]:
         # No image stops early: the contenders' loops know no stopping.
@@ -118,14 +150,19 @@ def _pytorch(job: Job, compiled: bool) -> Make:
     from sundae_rt.export.graphs import Decoder
     from sundae_rt.export.sources import from_preset
 
+    if job.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("this PyTorch has no CUDA" if torch.version.cuda is None else "PyTorch sees no GPU")
     torch.set_num_threads(job.threads)
     sources = from_preset(job.preset)
+    torch.set_default_device(job.device)
     assert sources.prior is not None and sources.vqgan is not None
-    prior, schedule = sources.prior.model, sources.prior.schedule
-    decode = Decoder(sources.vqgan.model, sources.latent_grid)
+    kind = {"device": job.device, "dtype": torch.float32 if job.device == "cpu" else torch.float16}
+    prior, schedule = sources.prior.model.to(**kind), sources.prior.schedule
+    decode = Decoder(sources.vqgan.model.to(**kind), sources.latent_grid)
     places, labels = sources.latent_grid[0] * sources.latent_grid[1], len(sources.prior.labels or ())
     if compiled:
-        prior, decode = torch.compile(prior), torch.compile(decode)
+        mode = "default" if job.device == "cpu" else "reduce-overhead"
+        prior, decode = torch.compile(prior, mode=mode), torch.compile(decode, mode=mode)
 
     @torch.inference_mode()
     def make(count: int, steps: int) -> NDArray[np.uint8]:
@@ -136,11 +173,11 @@ def _pytorch(job: Job, compiled: bool) -> Make:
             label = torch.randint(labels, (rows,), dtype=torch.int32) if labels else None
             for step in range(steps):
                 settings = schedule.with_changes(steps=steps, min_steps=steps)
-                logits = prior(codes, label) / settings.temperature_at(step)
+                logits = prior(codes, label).float() / settings.temperature_at(step)
                 proposal = torch.multinomial(torch.softmax(logits, -1).flatten(0, 1), 1).view_as(codes)
                 written = torch.rand(codes.shape) < settings.proportion_at(step)
                 codes = torch.where(written, proposal.int(), codes)
-            images.append(decode(codes).numpy())
+            images.append(decode(codes).cpu().numpy())
         return np.concatenate(images)
 
     return make
@@ -178,22 +215,28 @@ def _graphs(job: Job, opened: Callable[[str], Run]) -> Make:
     return make
 
 
-def _peak_memory_mib() -> float:
-    """The most memory that this process ever held."""
+def _peak_memory_mib(device: str) -> float:
+    """The most memory that this process ever held; of a GPU's, what is taken of it now, by whomever.
+
+    Nothing here gives a GPU's memory back between two images.
+    """
+    if device == "cuda":
+        return round(CudaDriver().memory_in_use() / 2**20, 1)
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return round(int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024, 1)
 
 
 def main() -> None:
     """Serve turns: a line `images steps` in, a line of JSON out."""
-    name, preset, bundle, batch_size, threads = sys.argv[1:]
-    make, how = CONTENDERS[name](Job(preset, Path(bundle), int(batch_size), int(threads)))
+    name, preset, bundle, batch_size, threads, *device = sys.argv[1:]
+    job = Job(preset, Path(bundle), int(batch_size), int(threads), *device)
+    make, how = CONTENDERS[name](job)
     for line in sys.stdin:
         count, steps = map(int, line.split())
         start = time.perf_counter()
         images = make(count, steps)
         seconds = time.perf_counter() - start
-        told = {"images": len(images), "seconds": seconds, "peak_memory_mib": _peak_memory_mib(), "how": how}
+        told = {"images": len(images), "seconds": seconds, "peak_memory_mib": _peak_memory_mib(job.device), "how": how}
         print(json.dumps(told), flush=True)
 
 

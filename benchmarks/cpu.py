@@ -9,28 +9,16 @@ says what it ran on.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import machine
-from benchmarks.contenders import CONTENDERS
+from benchmarks import machine, race
+from benchmarks.contenders import CPU
 from sundae_rt.backends.cores import available_cores
-from sundae_rt.export import export_checkpoint
-from sundae_rt.export.graphs import Decoder
-from sundae_rt.export.sources import from_preset
 
-RESULTS = Path(__file__).parent / "results"
-_ROOT = Path(__file__).parent.parent  # from where contenders are found
 _BASE = "eager"  # what ratios are to
 _QUICK_IMAGES, _ROUNDS = 8, 2
 
@@ -52,48 +40,16 @@ class Row:
         return sum(self.seconds) / self.images
 
 
-class Turns:
-    """A contender in its own process."""
-
-    def __init__(self, name: str, *arguments: object) -> None:
-        command = [sys.executable, "-m", "benchmarks.contenders", name, *map(str, arguments)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT
-        )
-
-    def take(self, images: int, steps: int) -> dict[str, Any]:
-        """One turn.
-
-        Raises:
-            RuntimeError: the contender ended; the last line that it wrote.
-        """
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            print(images, steps, file=self._process.stdin, flush=True)
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            _, error = self._process.communicate()
-            raise RuntimeError((error.strip().splitlines() or ["no reason given"])[-1])
-        return json.loads(answer)
-
-    def end(self) -> None:
-        """Let it go."""
-        self._process.terminate()
-        self._process.communicate()
-
-
 @click.command()
 @click.option("--preset", "presets", multiple=True, default=("earth", "ffhq256-2102"), show_default=True)
-@click.option("--contender", "names", multiple=True, type=click.Choice(list(CONTENDERS)), default=tuple(CONTENDERS))
+@click.option("--contender", "names", multiple=True, type=click.Choice(CPU), default=CPU)
 @click.option("--n", "images", type=click.IntRange(1), default=64, show_default=True, help="Images of each contender.")
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; by default the cores that may be used.")
 @click.option("--quick", is_flag=True, help=f"{_QUICK_IMAGES} images of each contender in one turn.")
 @click.option("--bundles", type=click.Path(path_type=Path), default=Path("build/benchmarks"), show_default=True)
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--results", type=click.Path(path_type=Path), default=race.RESULTS, show_default=True)
 def main(
     presets: Sequence[str],
     names: Sequence[str],
@@ -114,23 +70,21 @@ def main(
     click.echo(f"GEMM: {', '.join(f'{kind} {value:.0f}' for kind, value in limits.items())} GFLOP/s")
     tables = {}
     for preset in presets:
-        bundle = bundles / preset
-        if not bundle.exists():
-            export_checkpoint(out=bundle, preset=preset, random_weights=True, variants=("fp32", "int8"), say=click.echo)
-        work = _gflop_per_image(preset, steps)
-        rows = _race(names, [preset, bundle.resolve(), batch_size, threads], images, steps, rounds)
+        bundle = race.bundle_of(preset, bundles, ("fp32", "int8"))
+        work = race.gflop_per_image(preset, steps)
+        rows = _race(names, [preset, bundle, batch_size, threads], images, steps, rounds)
         lines = _table(rows, work, limits["fp32"])
         click.echo(f"\n{preset}: {images} images, {steps} steps, batch {batch_size}, {work:.0f} GFLOP an image")
         click.echo("\n".join(lines))
         tables[preset] = {"gflop_per_image": work, "rows": [asdict(row) for row in rows], "table": lines}
     how = {"images": images, "steps": steps, "batch_size": batch_size, "threads": threads, "rounds": rounds}
-    _write(results, {"machine": about, "gemm_gflops": limits, "settings": how, "presets": tables})
+    race.write(results, "cpu", {"machine": about, "gemm_gflops": limits, "settings": how, "presets": tables})
 
 
 def _race(names: Sequence[str], job: list[object], images: int, steps: int, rounds: int) -> list[Row]:
     """Every contender's turns, in a new order each round; a short first one of each, which compiles, does not count."""
     rows = {name: Row(name) for name in names}
-    turns = {name: Turns(name, *job) for name in names}
+    turns = {name: race.Turns(name, *job) for name in names}
     batch = int(str(job[2]))
     try:
         for count in (0, *(images * (at + 1) // rounds - images * at // rounds for at in range(rounds))):
@@ -153,22 +107,6 @@ def _race(names: Sequence[str], job: list[object], images: int, steps: int, roun
     return list(rows.values())
 
 
-def _gflop_per_image(preset: str, steps: int) -> float:
-    """What the multiplications of the prior's steps and of the decoder come to, counted by PyTorch."""
-    sources = from_preset(preset)
-    assert sources.prior is not None and sources.vqgan is not None
-    codes = torch.zeros(1, sources.latent_grid[0] * sources.latent_grid[1], dtype=torch.int32)
-    label = (torch.zeros(1, dtype=torch.int32),) if sources.prior.labels else ()
-    step = _gflop(sources.prior.model, codes, *label)
-    return steps * step + _gflop(Decoder(sources.vqgan.model, sources.latent_grid), codes)
-
-
-def _gflop(module: torch.nn.Module, *inputs: torch.Tensor) -> float:
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return counter.get_total_flops() / 1e9
-
-
 def _table(rows: Sequence[Row], work: float, limit: float) -> list[str]:
     """Markdown. The share of the GEMM limit is the fp32 one: what runs in bf16 or int8 may pass 100 %."""
     base = next((row.seconds_per_image for row in rows if row.name == _BASE and not row.missing), None)
@@ -185,13 +123,6 @@ def _table(rows: Sequence[Row], work: float, limit: float) -> list[str]:
         figures = (f"{row.seconds_per_image:.3f}", ratio, f"{row.peak_memory_mib:.0f}", f"{100 * share:.0f} %")
         lines.append(f"| {' | '.join((row.name, row.how, *figures))} |")
     return lines
-
-
-def _write(folder: Path, values: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"cpu-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    click.echo(f"\nwrote {path}")
 
 
 if __name__ == "__main__":

@@ -12,21 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sundae_rt.backends import driver
 from sundae_rt.backends.cores import available_cores
 from sundae_rt.backends.processor import instructions, processor_name
 
 _SIDES = (256, 512, 1024, 2048)  # of the matrices: the largest that does not take too long
 _SECONDS = 0.5  # too long
-_LIBRARIES = ("numpy", "onnxruntime", "openvino", "sundae-rt", "torch")
+_LIBRARIES = ("numpy", "sundae-rt", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
+_GPU_SIDE = 8192
 
 
 def describe() -> dict[str, Any]:
-    """Processor, instructions that matter here, cores that may be used, memory, and the libraries' versions."""
+    """Processor, instructions that matter here, cores that may be used, memory, GPUs, and the libraries' versions."""
     return {
         "processor": processor_name(),
         "instructions": sorted(instructions()),
         "cores": available_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": driver.seen(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version for name in _LIBRARIES if (version := _version(name))},
@@ -51,6 +54,21 @@ def gemm_limits(threads: int) -> dict[str, float]:
         }
     finally:
         torch.set_num_threads(before)
+
+
+def gpu_gemm_limit() -> float | None:
+    """GFLOP/s of one product of fp16 matrices of side 8192 on the first GPU, best of several; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    matrix = torch.randn(_GPU_SIDE, _GPU_SIDE, device="cuda", dtype=torch.float16)
+    best = float("inf")
+    for _ in range(20):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        matrix @ matrix
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return round(2 * _GPU_SIDE**3 / best / 1e9, 1)
 
 
 def _limit(matrix: Callable[[int, int], Tensor], square: Callable[[Tensor], Tensor]) -> float:

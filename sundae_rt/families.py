@@ -58,8 +58,19 @@ class Family(Protocol):
         """The codes of editable positions before the first step: int32 [positions]."""
         ...
 
-    def written(self, step: Step, confidence: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Where the step writes the model's proposal, bool [T]; `confidence` is the graph's output, float32 [T]."""
+    def written(self, step: Step, confidence: NDArray[np.float32] | None) -> NDArray[np.bool_]:
+        """Where the step writes the model's proposal, bool [T].
+
+        `confidence` is the graph's output, float32 [T]; None will do where that can be foreseen.
+        """
+        ...
+
+    def foreseeable_steps(self, schedule: Schedule) -> int | None:
+        """The fewest steps that an image takes (or hardly ever takes fewer), if where they write can be foreseen.
+
+        That is so where `written` hangs neither on the confidence nor on which codes were written before, but at most
+        on where. None: it cannot.
+        """
         ...
 
     def is_finished(self, step: Step, proposal: Codes, codes: Codes) -> bool:
@@ -79,13 +90,20 @@ class Sundae:
         """Uniform random codes."""
         return noise.initial_codes(seed, positions, self.input_codes)
 
-    def written(self, step: Step, confidence: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def written(self, step: Step, confidence: NDArray[np.float32] | None) -> NDArray[np.bool_]:
         """Each editable position by chance (`order="uniform"`), or the least confident ones (`order="confidence"`)."""
         proportion = step.schedule.proportion_at(step.index)
         if step.schedule.order == "confidence":
+            assert confidence is not None, "this order cannot be foreseen"
             spread = step.schedule.choice_temperature_at(step.index) * _gumbel(step.draw)
             return _lowest(_logarithm(confidence) + spread, step.editable, proportion)
         return (step.draw < np.float32(proportion)) & step.editable
+
+    def foreseeable_steps(self, schedule: Schedule) -> int | None:
+        """Positions by chance are known ahead; nothing stops before `min_steps`."""
+        if schedule.order != "uniform":
+            return None
+        return schedule.min_steps if schedule.stop == "proposal" else min(schedule.min_steps + 1, schedule.steps)
 
     def is_finished(self, step: Step, proposal: Codes, codes: Codes) -> bool:
         """Judged on the whole proposal (`stop="proposal"`), or on what was written of it (`stop="published"`).
@@ -116,11 +134,15 @@ class Absorbing:
         """The mask code everywhere."""
         return np.full(positions, self.mask_code, np.int32)
 
-    def written(self, step: Step, confidence: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def written(self, step: Step, confidence: NDArray[np.float32] | None) -> NDArray[np.bool_]:
         """Masked positions, by chance."""
         chance = np.float32(1 / (step.schedule.steps - step.index))
         written: NDArray[np.bool_] = (step.codes == self.mask_code) & (step.draw < chance)
         return written
+
+    def foreseeable_steps(self, schedule: Schedule) -> int | None:
+        """All: what is still masked is known ahead, and the last code is seldom revealed before the last step."""
+        return schedule.steps
 
     def is_finished(self, step: Step, proposal: Codes, codes: Codes) -> bool:
         """Nothing is masked any more."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sundae_rt.backends import Backend, Graph
+from sundae_rt.backends import Backend, Graph, UnrollingGraph
 from sundae_rt.backends.origin import Origin
 from sundae_rt.bundle import Bundle
 from sundae_rt.choice import choose_variant, main_graph
@@ -78,6 +78,29 @@ class Graphs:
             known = self._bundle.manifest.image_codes
             raise self._misfit(f"encoder finds the code {largest}", f"has a codebook of {known}")
         return outputs
+
+    def unroll_denoiser(
+        self, inputs: Mapping[str, NDArray[Any]], each: Mapping[str, NDArray[Any]]
+    ) -> NDArray[np.int32]:
+        """Run the denoiser K times in a row, each time on the codes that it put out, where the backend `unrolls`.
+
+        Args:
+            inputs: what is the same every time, and the codes of the first: [B,...].
+            each: what differs, [K,B,...].
+
+        Returns:
+            The proposal of each run, int32 [K,B,T].
+
+        Raises:
+            BundleError, BackendError: as `run`.
+        """
+        graph = self._graph("denoiser")
+        assert isinstance(graph, UnrollingGraph), "its backend unrolls"
+        proposals = graph.unroll(inputs, each, carry=("codes", "new_codes"), keep="proposal")
+        if proposals.shape != each["uniform"].shape or proposals.dtype != np.int32:
+            told = f"{proposals.dtype} {list(proposals.shape)}"
+            raise self._misfit(f"denoiser proposes {told}", f"means int32 {list(each['uniform'].shape)}")
+        return proposals
 
     def run_in_batches(self, name: str, inputs: Mapping[str, NDArray[Any]], batch_size: int) -> Arrays:
         """Run a graph as `run` does, at most `batch_size` rows at a time, so that its memory stays bounded."""

@@ -107,7 +107,13 @@ class Runtime:
         self._family = FAMILIES[self.manifest.family](self.manifest.vocabulary)
         self._conditioning = Conditioning(self.manifest)
         self._pool = Pool(
-            Model(self._family, self._conditioning.label_weights, self._step, self._pixels),
+            Model(
+                self._family,
+                self._conditioning.label_weights,
+                self._step,
+                self._pixels,
+                self._steps if backend.unrolls else None,
+            ),
             batch_size=whole("batch_size", batch_size, 1, 2**16),
             max_waiting=whole("max_waiting", max_waiting, 1),
         )
@@ -333,10 +339,21 @@ class Runtime:
         """What the sampler runs as `Model.denoise`: it writes by its family's rules, so the graph writes nothing."""
         nowhere = np.zeros(codes.shape, np.bool_)
         inputs = {"codes": codes, "temperature": temperature, "uniform": uniform, "update": nowhere}
-        if label is not None:
-            inputs |= {"label": label, "guidance": guidance}
-        outputs = self._graphs.run("denoiser", inputs)
+        outputs = self._graphs.run("denoiser", inputs | _conditions(label, guidance))
         return outputs["proposal"], outputs["confidence"]
+
+    def _steps(
+        self,
+        codes: Codes,
+        temperature: NDArray[np.float32],
+        uniform: NDArray[np.float32],
+        update: NDArray[np.bool_],
+        label: NDArray[np.int32] | None,
+        guidance: NDArray[np.float32],
+    ) -> Codes:
+        """What the sampler runs as `Model.unroll`."""
+        each = {"temperature": temperature, "uniform": uniform, "update": update}
+        return self._graphs.unroll_denoiser({"codes": codes} | _conditions(label, guidance), each)
 
     def _pixels(self, codes: Codes) -> Pixels:
         """What the sampler runs as `Model.decode`."""
@@ -346,6 +363,11 @@ class Runtime:
         """Checked codes, 0 .. count - 1, as int32 [N,T]."""
         grid = whole_array("codes", codes, (None, *self.manifest.latent_grid), 0, count - 1)
         return grid.reshape(len(grid), -1)
+
+
+def _conditions(label: NDArray[np.int32] | None, guidance: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """The inputs of a denoiser that takes labels, beside those that every one takes."""
+    return {} if label is None else {"label": label, "guidance": guidance}
 
 
 def _by_index(samples: Iterable[Sample]) -> list[Sample]:

@@ -1,7 +1,8 @@
 """The sampler: a pool of slots that turns requests from any number of callers into images.
 
 A slot is one image on its way: its codes, label, seed and step. One worker thread fills a batch with the slots of all
-requests in order of arrival, runs one step on them together, retires each slot as soon as it is finished, and refills.
+requests in order of arrival, runs one step on them together (several, where a device can do them alone), retires each
+slot as soon as it is finished, and refills.
 A second thread decodes finished slots in batches while the first goes on. Either thread lives only while there is work.
 
 All noise comes from a slot's own seed and step (`sundae_rt.noise`), so an image depends on nothing that happens beside
@@ -19,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sundae_rt import noise
+from sundae_rt import noise, unrolling
 from sundae_rt.errors import BackendError, QueueFullError, SundaeError
 from sundae_rt.families import Family, Step
 from sundae_rt.schedule import Schedule
@@ -90,12 +91,16 @@ class Model:
         denoise: (codes int32 [B,T], temperature f32 [B], uniform f32 [B,T], label int32 [B] or None, guidance f32 [B])
             -> (proposal int32 [B,T], confidence f32 [B,T]).
         decode: codes int32 [B,T] -> images uint8 [B,H,W,3].
+        unroll: K steps in a row, the first on `codes` and each other on what the one before wrote: (codes, label,
+            guidance as above, temperature f32 [K,B], uniform f32 [K,B,T], update bool [K,B,T], where each step writes)
+            -> the steps' proposals int32 [K,B,T]; None where every step is to come back to the host.
     """
 
     family: Family
     label_weights: Sequence[float] | None
     denoise: Callable[..., tuple[NDArray[np.int32], NDArray[np.float32]]]
     decode: Callable[[NDArray[np.int32]], NDArray[np.uint8]]
+    unroll: Callable[..., NDArray[np.int32]] | None = None
 
 
 class Pool:
@@ -207,25 +212,53 @@ class Pool:
         return Slot(request, index, seed, label, np.where(request.editable, start, request.codes))
 
     def _step(self, slots: list[Slot]) -> None:
-        """One step of every slot: the model proposes codes, and the family's rules say which are written."""
-        family = self._model.family
-        draws = [noise.step(slot.seed, slot.steps, len(slot.codes)) for slot in slots]
-        steps = [
-            Step(slot.request.schedule, slot.steps, slot.codes, slot.request.editable, choice)
-            for slot, (_, choice) in zip(slots, draws, strict=True)
+        """One step of every slot, or several where the model takes them without the host: see `unrolling`."""
+        family, model = self._model.family, self._model
+        progress = [(slot.request.schedule, slot.steps) for slot in slots]
+        count = 1 if model.unroll is None else unrolling.steps_at_once(family, progress)
+        noises = [
+            [noise.step(slot.seed, slot.steps + ahead, len(slot.codes)) for slot in slots] for ahead in range(count)
         ]
-        proposals, confidences = self._model.denoise(
-            codes=np.stack([step.codes for step in steps]),
-            temperature=np.array([step.schedule.temperature_at(step.index) for step in steps], np.float32),
-            uniform=np.stack([uniform for uniform, _ in draws]),
-            label=None if slots[0].label is None else np.array([slot.label for slot in slots], np.int32),
-            guidance=np.array([step.schedule.guidance for step in steps], np.float32),
-        )
-        for slot, step, proposal, confidence in zip(slots, steps, proposals, confidences, strict=True):
-            slot.codes = np.where(family.written(step, confidence), proposal, step.codes)
+        draws = [[draw for _, draw in step] for step in noises]
+        same = {
+            "codes": np.stack([slot.codes for slot in slots]),
+            "label": None if slots[0].label is None else np.array([slot.label for slot in slots], np.int32),
+            "guidance": np.array([schedule.guidance for schedule, _ in progress], np.float32),
+        }
+        each = {
+            "temperature": np.array(
+                [[schedule.temperature_at(taken + ahead) for schedule, taken in progress] for ahead in range(count)],
+                np.float32,
+            ),
+            "uniform": np.array([[uniform for uniform, _ in step] for step in noises]),
+        }
+        if model.unroll is None or count == 1:
+            proposals, confidences = model.denoise(**same, **{name: array[0] for name, array in each.items()})
+            self._write(slots, draws[0], proposals, confidences)
+            return
+        firsts = [_next_step(slot, draw) for slot, draw in zip(slots, draws[0], strict=True)]
+        update = [unrolling.updates(family, *one) for one in zip(firsts, zip(*draws, strict=True), strict=True)]
+        for step_draws, proposals in zip(draws, model.unroll(**same, **each, update=np.stack(update, 1)), strict=True):
+            self._write(slots, step_draws, proposals, None)
+
+    def _write(
+        self,
+        slots: list[Slot],
+        draws: list[NDArray[np.float32]],
+        proposals: NDArray[np.int32],
+        confidences: NDArray[np.float32] | None,
+    ) -> None:
+        """What a step's proposals make of the slots that are not finished, by the family's rules."""
+        family = self._model.family
+        for row, slot in enumerate(slots):
+            if slot.finished:  # the device went on for nothing
+                continue
+            step = _next_step(slot, draws[row])
+            written = family.written(step, None if confidences is None else confidences[row])
+            slot.codes = np.where(written, proposals[row], step.codes)
             slot.steps += 1
             is_last = slot.steps == step.schedule.steps
-            slot.finished = is_last or family.is_finished(step, proposal, slot.codes)
+            slot.finished = is_last or family.is_finished(step, proposals[row], slot.codes)
 
     def _decode(self) -> None:
         """The second thread: decodes finished slots until there are none that their callers have room for."""
@@ -262,6 +295,10 @@ class Pool:
                     request.ended = True
                     request.results.put(error)
             self._requests, self._finished = [], []
+
+
+def _next_step(slot: Slot, draw: NDArray[np.float32]) -> Step:
+    return Step(slot.request.schedule, slot.steps, slot.codes, slot.request.editable, draw)
 
 
 def _started(work: Callable[[], None]) -> threading.Thread:

@@ -1,15 +1,17 @@
-"""TensorRT and a GPU without either: engines that double their input, in a memory made of bytearrays."""
+"""TensorRT and a GPU without either: engines of models in NumPy, in a memory made of bytearrays."""
 
 from __future__ import annotations
 
 import ctypes
 import json
+from collections.abc import Callable
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from fakes import GRID, FakeBackend, settle, wander
 from sundae_rt.backends.driver import Device, OutOfDeviceMemory
 from sundae_rt.tensorrt.opening import Library
 
@@ -24,38 +26,71 @@ def engine_bytes(**changes: Any) -> bytes:
         "outputs": {"y": ["INT32", [-1, 3]]},
         "profiles": PROFILES,
         "work": 100,
+        "model": "doubled",
     }
     return json.dumps(spec | changes).encode()
 
 
+def denoiser_bytes(labels: bool = False, **changes: Any) -> bytes:
+    """The engine of the denoiser of `fakes`, for bundles with labels or without."""
+    positions = GRID[0] * GRID[1]
+    codes = ["INT32", [-1, positions]]
+    inputs = {"codes": codes, "temperature": ["FLOAT", [-1]], "uniform": ["FLOAT", [-1, positions]]}
+    inputs["update"] = ["BOOL", [-1, positions]]
+    if labels:
+        inputs |= {"label": ["INT32", [-1]], "guidance": ["FLOAT", [-1]], "guided": ["INT64", [1, -1]]}
+    outputs = {"new_codes": codes, "proposal": codes, "confidence": ["FLOAT", [-1, positions]]}
+    return engine_bytes(**{"inputs": inputs, "outputs": outputs, "model": "wandering", **changes})
+
+
 class FakeDriver:
-    """See `sundae_rt.backends.driver.Driver`. `capacity` is the bytes that it has."""
+    """See `sundae_rt.backends.driver.Driver`. `capacity` is the bytes that it has.
+
+    Attributes:
+        calls: the names of the methods that work in the stream, and "execute", in order.
+        before_execute: called before each of these.
+    """
 
     def __init__(self, capacity: int = 10**6, device: Device = DEVICE) -> None:
         self.device, self.stream, self.capacity = device, 7, capacity
         self.memory: dict[int, bytearray] = {}
+        self.calls: list[str] = []
+        self.before_execute: Callable[[], None] = lambda: None
         self._next = 256
+
+    def at(self, address: int, size: int) -> memoryview:
+        """The `size` bytes at an address, which must lie within what was allocated at once."""
+        start = max(base for base in self.memory if base <= address)
+        assert address - start + size <= len(self.memory[start])
+        return memoryview(self.memory[start])[address - start : address - start + size]
 
     def allocate(self, size: int) -> int:
         assert size > 0
         if sum(map(len, self.memory.values())) + size > self.capacity:
             raise OutOfDeviceMemory(f"Fake GPU has no room for {size} bytes more")
-        self._next += 256
-        self.memory[self._next] = bytearray(size)
-        return self._next
+        address = self._next
+        self._next += -(-size // 256) * 256
+        self.memory[address] = bytearray(size)
+        return address
 
     def free(self, address: int) -> None:
         del self.memory[address]
 
     def upload(self, array: np.ndarray, address: int) -> None:
         assert array.flags.c_contiguous
-        self.memory[address][: array.nbytes] = array.tobytes()
+        self.calls.append("upload")
+        self.at(address, array.nbytes)[:] = array.tobytes()
 
     def download(self, address: int, array: np.ndarray) -> None:
-        ctypes.memmove(array.ctypes.data, bytes(self.memory[address]), array.nbytes)
+        self.calls.append("download")
+        ctypes.memmove(array.ctypes.data, bytes(self.at(address, array.nbytes)), array.nbytes)
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        self.calls.append("copy")
+        self.at(target, size)[:] = bytes(self.at(source, size))
 
     def synchronize(self) -> None:
-        pass
+        self.calls.append("synchronize")
 
     def attach(self) -> None:
         pass
@@ -101,7 +136,7 @@ class FakeEngine:
         self.spec, self.driver, self.logger = spec, driver, logger
         self.tensors = {**spec["inputs"], **spec["outputs"]}
         self.num_io_tensors, self.num_optimization_profiles = len(self.tensors), len(spec["profiles"])
-        self.contexts: list[FakeContext] = []
+        self.settings: Any = None
 
     def get_tensor_name(self, index: int) -> str:
         return [*self.tensors][index]
@@ -118,12 +153,26 @@ class FakeEngine:
     def get_tensor_profile_shape(self, name: str, index: int) -> list[list[int]]:
         return [[rows, *self.tensors[name][1][1:]] for rows in self.spec["profiles"][index]]
 
-    def create_execution_context(self, strategy: str) -> Any:
-        assert strategy == "ours"
+    def create_runtime_config(self) -> Any:
+        self.settings = FakeSettings()
+        return self.settings
+
+    def create_execution_context(self, strategy: Any) -> Any:
+        assert strategy == "ours" or strategy is self.settings
         if self.spec.get("starts", True) is not True:
             self.logger.log("error", self.spec["starts"])
             return None
         return FakeContext(self)
+
+
+class FakeSettings:
+    """What of `IRuntimeConfig` the wrapper uses."""
+
+    memory: Any = None
+    cuda_graph_strategy: Any = None
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.memory = strategy
 
 
 class FakeContext:
@@ -147,30 +196,60 @@ class FakeContext:
         return [name for name in self.engine.spec["inputs"] if name not in (*self.shapes, "guided")]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes.get(name, self.shapes["x"])
+        return self.shapes.get(name, next(iter(self.shapes.values())))
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
         return address != 0
 
     def update_device_memory_size_for_shapes(self) -> int:
-        return self.shapes["x"][0] * self.engine.spec["work"]
+        return next(iter(self.shapes.values()))[0] * self.engine.spec["work"]
 
     def set_device_memory(self, address: int, size: int) -> None:
         self.working = (address, size)
 
     def execute_async_v3(self, stream: int) -> bool:
-        memory, shape = self.engine.driver.memory, self.shapes["x"]
+        driver, spec = self.engine.driver, self.engine.spec
+        driver.before_execute()
+        driver.calls.append("execute")
         address, size = self.working
-        assert len(memory[address]) == size >= self.update_device_memory_size_for_shapes()
-        if self.engine.spec.get("fails"):
+        assert len(driver.memory[address]) == size >= self.update_device_memory_size_for_shapes()
+        if spec.get("fails") in (True, driver.calls.count("execute")):
             self.engine.logger.log("error", "a kernel failed")
             return False
-        x = np.frombuffer(memory[self.addresses["x"]], np.int32, int(np.prod(shape))).reshape(shape)
-        y = 2 * x
+        inputs = {name: self.tensor(name, self.shapes[name]) for name in self.shapes}
         if "guided" in self.addresses:
-            guidance = np.frombuffer(memory[self.addresses["guidance"]], np.float32, shape[0])
-            count = int((guidance != 1).sum())
-            y[np.frombuffer(memory[self.addresses["guided"]], np.int64, count)] += 10
-        memory[self.addresses["y"]][: y.nbytes] = y.astype(np.int32).tobytes()
+            count = int((inputs["guidance"] != 1).sum())
+            inputs["guided"] = self.tensor("guided", (1, count))
+        for name, values in MODELS[spec["model"]](inputs).items():
+            self.tensor(name, values.shape)[...] = values
         return True
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A tensor where it lies in the GPU's memory."""
+        assert self.addresses[name] % 256 == 0
+        dtype = TYPES[self.engine.tensors[name][0]]
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return np.frombuffer(self.engine.driver.at(self.addresses[name], size), dtype).reshape(shape)
+
+
+def doubled(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """y = 2 * x, plus 10 in the guided rows."""
+    y = 2 * inputs["x"]
+    if "guided" in inputs:
+        y[inputs["guided"]] += 10
+    return {"y": y}
+
+
+def wandering(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the denoiser of `fakes.FakeBackend` puts out."""
+    return FakeBackend(wander).run("denoiser", inputs)
+
+
+def settling(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same with the proposal that is always the same."""
+    return FakeBackend(settle).run("denoiser", inputs)
+
+
+MODELS = {"doubled": doubled, "wandering": wandering, "settling": settling}
+TYPES = {"INT32": np.int32, "INT64": np.int64, "FLOAT": np.float32, "BOOL": np.bool_}

@@ -112,6 +112,7 @@ class FakeBackend:
     variants = ("fp32",)
     provides = frozenset({"fake"})
     derives: Mapping[str, str] = {}
+    unrolls = False
 
     def __init__(self, propose: Callable[[Mapping[str, np.ndarray]], np.ndarray] = wander) -> None:
         self.propose = propose

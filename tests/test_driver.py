@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sundae_rt.backends import driver as driver_module
-from sundae_rt.backends.driver import CudaDriver, Device, OutOfDeviceMemory, devices, load_library
+from sundae_rt.backends.driver import CudaDriver, Device, OutOfDeviceMemory, devices, load_library, version
 from sundae_rt.errors import BackendError
 
 
@@ -47,6 +47,9 @@ class FakeLibcuda:
     def _DeviceTotalMem_v2(self, size: Any, handle: Any) -> None:
         size._obj.value = 2**34
 
+    def _DriverGetVersion(self, number: Any) -> None:
+        number._obj.value = 12090
+
     def _DevicePrimaryCtxRetain(self, context: Any, handle: Any) -> None:
         context._obj.value = 99
 
@@ -77,6 +80,10 @@ class FakeLibcuda:
     def _MemcpyDtoHAsync_v2(self, target: Any, address: Any, size: Any, stream: Any) -> None:
         ctypes.memmove(target.value, bytes(self.memory[address.value]), size.value)
 
+    def _MemcpyDtoDAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> None:
+        assert stream.value == 5
+        self.memory[target.value][: size.value] = self.memory[source.value][: size.value]
+
     def _StreamSynchronize(self, stream: Any) -> None:
         assert stream.value == 5
 
@@ -91,19 +98,29 @@ def test_what_goes_up_comes_down() -> None:
     library = FakeLibcuda()
     driver = CudaDriver(library)
     array = np.arange(12, dtype=np.int32).reshape(3, 4)
-    address = driver.allocate(array.nbytes)
+    address, other = driver.allocate(array.nbytes), driver.allocate(array.nbytes)
     driver.upload(array, address)
+    driver.copy(address, other, array.nbytes)
     back = np.empty_like(array)
-    driver.download(address, back)
+    driver.download(other, back)
     driver.synchronize()
     assert np.array_equal(back, array)
     driver.free(address)
+    driver.free(other)
     assert not library.memory
 
 
 def test_gpus_are_told_by_name_capability_and_memory() -> None:
     assert devices(FakeLibcuda(gpus=2)) == [Device("Fake 40", "8.9", 2**34), Device("Fake 41", "8.9", 2**34)]
     assert str(devices(FakeLibcuda())[0]) == "Fake 40 (compute capability 8.9, 16 GB)"
+
+
+def test_the_driver_tells_the_newest_cuda_that_it_runs() -> None:
+    assert version(FakeLibcuda()) == "12.9"
+
+
+def test_memory_in_use_is_all_that_is_not_free() -> None:
+    assert CudaDriver(FakeLibcuda()).memory_in_use() == 2**34 - 123_000_000
 
 
 def test_no_room_is_told_apart_and_says_how_much_is_free() -> None:

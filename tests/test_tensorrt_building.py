@@ -87,6 +87,17 @@ def test_what_cannot_be_built_is_one_line(library: Library, data: bytes, complai
     assert "\n" not in str(caught.value)
 
 
+def test_the_bundle_that_ships_is_built_whole(library: Library) -> None:
+    """Of real size, which takes seconds; what it runs like needs a GPU."""
+    bundle = Bundle.open(engines.resolve("earth"))
+    for graph in bundle.manifest.graphs:
+        with bundle.weights(graph, "fp32") as folder:
+            made = build(
+                library, bundle.read(graph, "fp32"), graph, (Profile(1, 8, 8),), capability=PORTABLE, folder=folder
+            )
+        assert len(made) > 2**20
+
+
 # What is kept
 
 

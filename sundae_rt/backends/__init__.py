@@ -5,7 +5,7 @@ What is asked for runs or fails with a message that names the missing piece. Onl
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -31,6 +31,35 @@ class Graph(Protocol):
         ...
 
 
+@runtime_checkable
+class UnrollingGraph(Graph, Protocol):
+    """A graph that can also run several times in a row without the host."""
+
+    def unroll(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        each: Mapping[str, NDArray[Any]],
+        *,
+        carry: tuple[str, str],
+        keep: str,
+    ) -> NDArray[Any]:
+        """Run the graph K times, each time on what it put out the time before, and return one output of every time.
+
+        Args:
+            inputs: what is the same every time, and what `carry` names for the first; first axis the batch.
+            each: the other inputs, which differ: first axis the K times, second the batch.
+            carry: an input, and the output that is this input the next time.
+            keep: the output to return.
+
+        Returns:
+            Outputs `keep`: first axis the K times, second the batch. The same as K calls of `run` give.
+
+        Raises:
+            BackendError: as `run`.
+        """
+        ...
+
+
 class Backend(Protocol):
     """A way to run graphs: a library together with a device.
 
@@ -39,12 +68,14 @@ class Backend(Protocol):
         variants: the precision variants that `auto` takes, best first: those that this backend is there for.
         provides: what a variant of a graph may require of it.
         derives: variants that it makes of a graph's file for another variant, by name, with that other one's name.
+        unrolls: whether what it loads is an `UnrollingGraph`.
     """
 
     name: str
     variants: tuple[str, ...]
     provides: frozenset[str]
     derives: Mapping[str, str]
+    unrolls: bool
 
     def load(
         self,

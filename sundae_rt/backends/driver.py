@@ -63,6 +63,10 @@ class Driver(Protocol):
         """Copy from the GPU into a contiguous array, in the stream; it is there after `synchronize`."""
         ...
 
+    def copy(self, source: int, target: int, size: int) -> None:
+        """Copy `size` bytes from one place on the GPU to another, in the stream."""
+        ...
+
     def synchronize(self) -> None:
         """Wait until the stream has done everything."""
         ...
@@ -101,6 +105,26 @@ def devices(library: Any = None) -> list[Device]:
     count = ctypes.c_int()
     _check(library, library.cuDeviceGetCount(ctypes.byref(count)), "cannot count the GPUs")
     return [_device(library, _handle(library, index)) for index in range(count.value)]
+
+
+def seen() -> list[str]:
+    """The GPUs and the CUDA that their driver runs, each a text; nothing where there is no driver or no GPU."""
+    try:
+        library = load_library()
+        return [*map(str, devices(library)), f"CUDA {version(library)}"]
+    except BackendError:
+        return []
+
+
+def version(library: Any) -> str:
+    """The newest CUDA that the driver runs, as "13.0".
+
+    Raises:
+        BackendError: it does not say.
+    """
+    number = ctypes.c_int()
+    _check(library, library.cuDriverGetVersion(ctypes.byref(number)), "cannot ask the NVIDIA driver's version")
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
 
 
 class CudaDriver:
@@ -156,9 +180,19 @@ class CudaDriver:
         code = self._library.cuMemcpyDtoHAsync_v2(target, ctypes.c_uint64(address), size, ctypes.c_void_p(self.stream))
         self._check(code, "gives no data")
 
+    def copy(self, source: int, target: int, size: int) -> None:
+        """See `Driver.copy`."""
+        places = ctypes.c_uint64(target), ctypes.c_uint64(source)
+        code = self._library.cuMemcpyDtoDAsync_v2(*places, ctypes.c_size_t(size), ctypes.c_void_p(self.stream))
+        self._check(code, "moves no data")
+
     def synchronize(self) -> None:
         """See `Driver.synchronize`."""
         self._check(self._library.cuStreamSynchronize(ctypes.c_void_p(self.stream)), "failed at its work")
+
+    def memory_in_use(self) -> int:
+        """How many bytes of the GPU's memory are taken, by whomever."""
+        return self.device.memory - self._free()
 
     def _free(self) -> int:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()

@@ -11,6 +11,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from sundae_rt.backends import installation
+from sundae_rt.backends.binding import unroll
 from sundae_rt.backends.cores import Cores, available_cores
 from sundae_rt.backends.driver import load_library
 from sundae_rt.backends.origin import Origin
@@ -60,6 +61,7 @@ class OnnxRuntimeBackend:
         self.variants = variants
         self.provides = frozenset({name, "half"} if "fp16" in variants else {name})
         self.derives: Mapping[str, str] = {}
+        self.unrolls = provider != "CPUExecutionProvider"
         self._library = onnxruntime
         self._provider = provider
         self._options = dict(options)
@@ -102,7 +104,7 @@ class OnnxRuntimeBackend:
                 f"{self.name}: {self._provider} does not run all of {name}: it leaves {', '.join(left)} to the CPU"
             )
         if self._provider != "CPUExecutionProvider":
-            return OnnxRuntimeGraph(session, f"{self.name}: {name}")
+            return OnnxRuntimeDeviceGraph(self._library, session, f"{self.name}: {name}", "cuda")
         is_small = self._cores.count > 1 and size_of(model, folder) <= SMALL
         lone = self._session(model, name, folder, 1) if is_small else None
         return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._cores)
@@ -220,3 +222,33 @@ class OnnxRuntimeGraph:
     def _on(self, session: Any, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
         outputs: Outputs = session.run(self._outputs, dict(inputs))
         return outputs
+
+
+class OnnxRuntimeDeviceGraph(OnnxRuntimeGraph):
+    """A graph in ONNX Runtime on a device with a memory of its own. See `sundae_rt.backends.UnrollingGraph`.
+
+    Args:
+        library: ONNX Runtime.
+        session: runs the graph.
+        name: for messages.
+        device: ONNX Runtime's name for the device.
+    """
+
+    def __init__(self, library: Any, session: Any, name: str, device: str) -> None:
+        super().__init__(session, name)
+        self._library = library
+        self._device = device
+
+    def unroll(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        each: Mapping[str, NDArray[Any]],
+        *,
+        carry: tuple[str, str],
+        keep: str,
+    ) -> NDArray[Any]:
+        """See `UnrollingGraph.unroll`; here `keep` has the shape and dtype of what is carried."""
+        try:
+            return unroll(self._library, self._session, self._device, inputs, each, carry, keep)
+        except Exception as error:  # as above
+            raise BackendError(f"{self._name} failed: {one_line(error)}") from error

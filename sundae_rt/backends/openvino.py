@@ -45,6 +45,7 @@ class OpenVinoBackend:
             ) from error
         self.name = "openvino"
         self.provides = frozenset({"openvino"})
+        self.unrolls = False
         self._core = _core(openvino)
         self._cores = Cores(min(threads or available_cores(), available_cores()))
         # OpenVINO also lists bf16 where it only imitates it; then it is there to be asked for, and `auto` leaves it.

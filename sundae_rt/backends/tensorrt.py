@@ -28,6 +28,7 @@ class TensorRTBackend:
     variants: tuple[str, ...] = ("fp16", "bf16", "fp32")
     provides: frozenset[str] = frozenset({"tensorrt", "half"})
     derives: Mapping[str, str] = MappingProxyType({})
+    unrolls: bool = True
 
     def __init__(self, library: Library, driver: Driver) -> None:
         self._library, self._driver = library, driver

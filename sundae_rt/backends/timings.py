@@ -1,8 +1,8 @@
 """What `sundae-rt bench` measured on this machine, kept for `auto` in a small file in the user's cache folder.
 
-An entry belongs to one bundle, processor, number of threads and set of library versions; when one of them changes, it
-is as if it were not there. The file is a convenience: one that is missing, damaged or unreadable is passed over with a
-line in the log, and never an error.
+An entry belongs to one bundle, processor, set of GPUs with their driver, number of threads and set of library versions;
+when one of them changes, it is as if it were not there. The file is a convenience: one that is missing, damaged or
+unreadable is passed over with a line in the log, and never an error.
 """
 
 import json
@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from sundae_rt.backends import driver
 from sundae_rt.backends.cores import available_cores
 from sundae_rt.backends.processor import instructions, processor_name
 from sundae_rt.files import replacing, user_cache
@@ -62,12 +63,12 @@ def remember(fingerprint: str, threads: int | None, timings: Sequence[Timing]) -
 
 def recall(fingerprint: str, threads: int | None) -> list[Timing]:
     """The timings of a bundle on this machine, the fastest first; none where it was not timed."""
-    entries = _read()
+    entries = {key: entry for key, entry in _read().items() if json.loads(key)[0] == fingerprint}
     if not entries:
-        return []
+        return []  # and no driver is asked for its GPUs
     found = [Timing(**entry) for entry in entries.get(_key(fingerprint, threads), ())]
-    if not found and any(json.loads(key)[0] == fingerprint for key in entries):
-        _log.info("the timings in %s are of another processor, number of threads or version: run it again", path())
+    if not found:
+        _log.info("the timings in %s are of another processor, GPU, number of threads or version", path())
     return sorted(found, key=lambda timing: timing.seconds)
 
 
@@ -78,7 +79,7 @@ def _key(fingerprint: str, threads: int | None) -> str:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     processor = [processor_name(), platform.machine(), *sorted(instructions())]
-    return json.dumps([fingerprint, processor, threads or available_cores(), versions])
+    return json.dumps([fingerprint, processor, driver.seen(), threads or available_cores(), versions])
 
 
 def _read() -> dict[str, list[dict[str, Any]]]:

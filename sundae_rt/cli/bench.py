@@ -52,8 +52,8 @@ def command(bundle: str | None, batch_size: int, seconds: float, forget: bool) -
     TensorRT is timed with the engines that are built already.
 
     An image's time is that of its steps, by the bundle's own schedule, and of its decoding, in full batches. Run it on
-    a quiet machine. What is kept holds for this bundle, processor and versions of the libraries; the last line says
-    where.
+    a quiet machine. What is kept holds for this bundle, processor, GPU with its driver, and versions of the libraries;
+    the last line says where.
     """
     with held_back():
         from sundae_rt import engines

@@ -9,5 +9,6 @@ Nothing here imports PyTorch or onnx: the machine that serves builds its own eng
     building    graph -> engine
     cache       engines as files, each under the key of all that it depends on
     obtain      an engine from the cache, or built and kept
+    block       arrays side by side, for one copy
     engine      an engine on a GPU, run on arrays
 """

@@ -1,9 +1,13 @@
-"""An engine on a GPU, run on NumPy arrays: bindings checked, batches fitted to its profiles and to the GPU's memory."""
+"""An engine on a GPU, run on NumPy arrays: bindings checked, batches fitted to its profiles and to the GPU's memory.
+
+Whether it runs once or several times in a row, everything goes up in one copy, one comes down, and the host waits once.
+"""
 
 import logging
 import threading
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +15,7 @@ from numpy.typing import NDArray
 
 from sundae_rt.backends.driver import Driver, OutOfDeviceMemory
 from sundae_rt.errors import BackendError
+from sundae_rt.tensorrt.block import Block
 from sundae_rt.tensorrt.guidance import GUIDED, guided_rows
 from sundae_rt.tensorrt.opening import Library
 from sundae_rt.tensorrt.profiles import Profile, choose
@@ -80,62 +85,120 @@ class Engine:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """See `Graph.run`."""
-        rows = self._checked_rows(inputs)
+        return self._in_parts(inputs, {}, None)
+
+    def unroll(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        each: Mapping[str, NDArray[Any]],
+        *,
+        carry: tuple[str, str],
+        keep: str,
+    ) -> NDArray[Any]:
+        """See `UnrollingGraph.unroll`. Guided rows are the same every time."""
+        return self._in_parts(inputs, each, _Loop(*carry, keep))[keep]
+
+    def _in_parts(
+        self, inputs: Mapping[str, NDArray[Any]], each: Mapping[str, NDArray[Any]], loop: "_Loop | None"
+    ) -> Arrays:
+        """All rows, as many at once as profiles and memory let."""
+        if each and (len({len(array) for array in each.values()}) != 1 or not len(next(iter(each.values())))):
+            raise BackendError(f"{self._name} takes inputs of as many steps each, one or more, of {', '.join(each)}")
+        rows = self._checked_rows({**inputs, **{entry: array[0] for entry, array in each.items()}})
         parts = []
         with self._lock:
             self._driver.attach()
             start = 0
             while start < rows:
                 count = min(rows - start, self._limit)
-                part = {entry: array[start : start + count] for entry, array in inputs.items()}
+                taken = start + np.arange(count)
                 try:
-                    parts.append(self._run_padded(part, count))
+                    parts.append(self._run_padded(inputs, each, loop, taken))
                     start += count
                 except OutOfDeviceMemory as error:
                     self._shrink(count, error)
-        return {entry: np.concatenate([part[entry] for part in parts]) for entry in self._outputs}
+        return {entry: np.concatenate([part[entry] for part in parts], int(loop is not None)) for entry in parts[0]}
 
-    def _run_padded(self, inputs: Mapping[str, NDArray[Any]], rows: int) -> Arrays:
-        chosen = choose(self._profiles, rows)
+    def _run_padded(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        each: Mapping[str, NDArray[Any]],
+        loop: "_Loop | None",
+        rows: NDArray[np.intp],
+    ) -> Arrays:
+        """Some rows, as many as a profile holds."""
+        chosen = choose(self._profiles, len(rows))
         assert chosen is not None, "the limit is within a profile"
         profile, padded = chosen
-        if padded > rows:  # repeat the last row, which costs nothing that a smaller batch would save
-            inputs = {entry: array[np.minimum(np.arange(padded), rows - 1)] for entry, array in inputs.items()}
-        ready = {entry: np.ascontiguousarray(array) for entry, array in inputs.items()}
+        # Repeat the last row, which costs nothing that a smaller batch would save.
+        taken = rows[np.minimum(np.arange(padded), len(rows) - 1)]
+        ready = {entry: array[taken] for entry, array in inputs.items()}
         if self._guided:
             ready[GUIDED] = guided_rows(ready["guidance"])
-        return {entry: array[:rows] for entry, array in self._run_batch(profile, ready).items()}
+        outputs = self._run_batch(profile, ready, {entry: array[:, taken] for entry, array in each.items()}, loop)
+        kept = slice(len(rows)) if loop is None else (slice(None), slice(len(rows)))
+        return {entry: array[kept] for entry, array in outputs.items()}
 
-    def _run_batch(self, profile: int, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        context, stream = self._context(profile), self._driver.stream
+    def _run_batch(self, profile: int, same: Arrays, each: Arrays, loop: "_Loop | None") -> Arrays:
+        """One copy up, the runs, one copy down, and then only a wait.
+
+        The engine's tensors stay at their addresses, and what differs from run to run is copied there: a CUDA graph
+        that was captured of a run serves for the next as long as no address changes.
+        """
+        count = len(next(iter(each.values()))) if each else 1
+        context = self._context(profile)
+        self._set_shapes(context, {**same, **{entry: array[0] for entry, array in each.items()}})
+        fixed, step = _block(same), _block({entry: array[0] for entry, array in each.items()})
+        out = Block({entry: (tuple(context.get_tensor_shape(entry)), self._types[entry]) for entry in self._outputs})
+        kept = out.bytes_of(loop.keep) if loop else 0
+
+        above = self._buffer("inputs", fixed.size + count * step.size)
+        below = self._buffer("outputs", out.size + count * kept)
+        self._bind(context, fixed, above)
+        self._bind(context, step, above + fixed.size)  # where the inputs of the first run lie
+        self._bind(context, out, below)
+        working = context.update_device_memory_size_for_shapes()
+        context.set_device_memory(self._buffer(_SCRATCH, working), self._buffers[_SCRATCH][1])
+
+        sent = np.zeros(fixed.size + count * step.size, np.uint8)
+        fixed.pack(same, sent[: fixed.size])
+        for index, block in enumerate(sent[fixed.size :].reshape(count, step.size)):
+            step.pack({entry: array[index] for entry, array in each.items()}, block)
+        self._driver.upload(sent, above)
+        for index in range(count):
+            if loop and index:
+                self._driver.copy(above + fixed.size + index * step.size, above + fixed.size, step.size)
+                place = above + fixed.offsets[loop.source]
+                self._driver.copy(below + out.offsets[loop.target], place, out.bytes_of(loop.target))
+            if not context.execute_async_v3(self._driver.stream):
+                raise self._failed("failed")
+            if loop:
+                self._driver.copy(below + out.offsets[loop.keep], below + out.size + index * kept, kept)
+        got = np.empty(count * kept if loop else out.size, np.uint8)
+        self._driver.download(below + (out.size if loop else 0), got)
+        self._driver.synchronize()
+        if loop is None:
+            return out.views(got)
+        shape = (count, *context.get_tensor_shape(loop.keep))
+        return {loop.keep: got.view(self._types[loop.keep]).reshape(shape)}
+
+    def _set_shapes(self, context: Any, inputs: Arrays) -> None:
         for entry, array in inputs.items():
             if not context.set_input_shape(entry, array.shape):
                 raise self._failed(f"refuses {entry} {list(array.shape)}")
         if missing := context.infer_shapes():
             raise self._failed(f"cannot tell the shapes of {', '.join(missing)}")
-        outputs = {
-            entry: np.empty(tuple(context.get_tensor_shape(entry)), self._types[entry]) for entry in self._outputs
-        }
-        for entry, array in {**inputs, **outputs}.items():
-            if not context.set_tensor_address(entry, self._buffer(entry, array.nbytes)):
+
+    def _bind(self, context: Any, block: Block, address: int) -> None:
+        for entry, offset in block.offsets.items():
+            if not context.set_tensor_address(entry, address + offset):
                 raise self._failed(f"takes no memory for {entry}")
-        working = context.update_device_memory_size_for_shapes()
-        context.set_device_memory(self._buffer(_SCRATCH, working), self._buffers[_SCRATCH][1])
-        for entry, array in inputs.items():
-            self._driver.upload(array, self._buffers[entry][0])
-        if not context.execute_async_v3(stream):
-            raise self._failed("failed")
-        for entry, array in outputs.items():
-            self._driver.download(self._buffers[entry][0], array)
-        self._driver.synchronize()
-        return outputs
 
     def _context(self, profile: int) -> Any:
         """The execution context of a profile, whose working memory is ours to give, as much as a batch needs."""
         if profile not in self._contexts:
             self._library.forget()
-            strategy = self._library.module.ExecutionContextAllocationStrategy.USER_MANAGED
-            context = self._engine.create_execution_context(strategy)
+            context = self._engine.create_execution_context(self._settings())
             if context is None:
                 reason = self._library.failure()
                 if "out of memory" in reason.lower():
@@ -146,6 +209,18 @@ class Engine:
             self._driver.synchronize()
             self._contexts[profile] = context
         return self._contexts[profile]
+
+    def _settings(self) -> Any:
+        """How contexts are made: with memory of ours, and where the library can, captured as a CUDA graph."""
+        module = self._library.module
+        ours = module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not hasattr(module, "CudaGraphStrategy"):
+            return ours
+        settings = self._engine.create_runtime_config()
+        settings.set_execution_context_allocation_strategy(ours)
+        # At each size of batch it captures anew; a batch of few images is bound by its launches, which this saves.
+        settings.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return settings
 
     def _buffer(self, entry: str, size: int) -> int:
         """The address of a tensor's memory on the GPU, grown where it is too small; also of an empty tensor's."""
@@ -199,6 +274,19 @@ class Engine:
 
     def _failed(self, what: str) -> BackendError:
         return BackendError(f"{self._name}: its engine {what}: {self._library.failure()}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """What runs in a row hand on: the output `target` is the next one's input `source`; `keep` is what is wanted."""
+
+    source: str
+    target: str
+    keep: str
+
+
+def _block(arrays: Arrays) -> Block:
+    return Block({entry: (array.shape, array.dtype) for entry, array in arrays.items()})
 
 
 def _give_back(driver: Driver, buffers: dict[str, tuple[int, int]]) -> None:

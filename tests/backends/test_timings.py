@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sundae_rt.backends import timings
+from sundae_rt.backends import driver, timings
+from sundae_rt.backends.driver import Device
 from sundae_rt.backends.timings import Timing, recall, remember
 from sundae_rt.errors import InputError
 
@@ -50,7 +51,28 @@ def test_another_processor_finds_nothing_and_says_so(
     remember("a", None, [FAST])
     monkeypatch.setattr(timings, name, value)
     assert recall("a", None) == []
-    assert "are of another processor, number of threads or version" in caplog.text
+    assert "are of another processor, GPU, number of threads or version" in caplog.text
+
+
+def test_another_gpu_or_driver_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus, cuda = [Device("Fake 1", "8.9", 2**34)], "13.0"
+    monkeypatch.setattr(driver, "load_library", lambda: None)
+    monkeypatch.setattr(driver, "devices", lambda library: gpus)
+    monkeypatch.setattr(driver, "version", lambda library: cuda)
+    remember("a", None, [FAST])
+    assert recall("a", None) == [FAST]
+    gpus = [Device("Fake 2", "8.9", 2**34)]
+    assert recall("a", None) == []
+    gpus, cuda = [Device("Fake 1", "8.9", 2**34)], "13.1"
+    assert recall("a", None) == []
+    cuda = "13.0"
+    assert recall("a", None) == [FAST]
+
+
+def test_no_driver_is_asked_for_a_bundle_that_was_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    remember("a", None, [FAST])
+    monkeypatch.setattr(driver, "load_library", lambda: pytest.fail("asked"))
+    assert recall("b", None) == []
 
 
 def test_another_version_of_a_library_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_who_cannot_take_part_has_a_line_that_says_why(cpu: Any) -> None:
 
 
 def test_a_contender_that_fails_is_told_of_by_its_last_line(cpu: Any, tmp_path: Path) -> None:
-    turns = cpu.Turns("runtime-onnxruntime", "toy", tmp_path, 4, 1)
+    turns = cpu.race.Turns("runtime-onnxruntime", "toy", tmp_path, 4, 1)
     try:
         with pytest.raises(RuntimeError, match=r"BundleError.*manifest\.json is missing"):
             turns.take(1, 1)
