@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -67,18 +69,35 @@ def sample(
     temperature: tuple[float, float],
     proportion: tuple[float, float],
 ) -> Tensor:
-    """Draws code grids by the plain loop of the paper (algorithm 1), with torch's own random numbers.
+    """Draws code grids from random codes, by :func:`unroll` and with torch's own random numbers.
 
     ``temperature`` and ``proportion`` run linearly from the first to the last step. Returns int64 ``[count, h, w]``.
     """
     height, width = prior.config.latent_grid
     device = prior.to_logits.weight.device
     codes = torch.randint(prior.config.vocabulary, (count, height * width), device=device)
-    for step in range(steps):
-        proposal = propose(prior(codes, labels), annealed(temperature, step, steps))
-        share = annealed(proportion, step, steps)
-        codes = torch.where(torch.rand(codes.shape, device=device) < share, proposal, codes)
+    codes = unroll(lambda codes: prior(codes, labels), codes, range(steps), steps, temperature, proportion)
     return codes.view(count, height, width)
+
+
+@torch.no_grad()
+def unroll(
+    denoise: Callable[[Tensor], Tensor],
+    codes: Tensor,
+    taken: Iterable[int],
+    steps: int,
+    temperature: tuple[float, float],
+    proportion: tuple[float, float],
+) -> Tensor:
+    """Takes the steps ``taken`` of a schedule of ``steps``: the plain loop of the paper (algorithm 1), or a part of it.
+
+    ``denoise``: codes ``[B, T]`` to logits ``[B, T, V]``. Returns codes ``[B, T]``.
+    """
+    for step in taken:
+        proposal = propose(denoise(codes), annealed(temperature, step, steps))
+        share = annealed(proportion, step, steps)
+        codes = torch.where(torch.rand(codes.shape, device=codes.device) < share, proposal, codes)
+    return codes
 
 
 @torch.no_grad()
