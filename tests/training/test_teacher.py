@@ -64,7 +64,7 @@ def test_a_student_is_an_ordinary_prior_that_says_whose_it_is(here):
     assert student["config"] == teacher["config"] and student["labels"] == ["a", "b"]
     assert student["schedule"] == {
         "steps": 4,
-        "temperature": (1.0, 0.7),
+        "temperature": (1.0, 1.0),
         "proportion": (1.0, 1.0),
         "min_steps": 4,
         "guidance": 1.0,

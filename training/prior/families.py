@@ -93,6 +93,9 @@ class Distillation(SundaeTraining):
     ``teacher_steps``, ``teacher_guidance``: the teacher's, whose temperature and proportion are those of its own
     checkpoint; ``real_share``: the weight of the ordinary loss on real codes, which keeps the student from drifting.
     The other settings are those of ``[prior.training]``.
+
+    What the student learns has the teacher's temperature already: one below 1 of its own sharpens a second time, and as
+    it learns from its own states, again with every step of training.
     """
 
     steps: int = 2_000
@@ -103,7 +106,7 @@ class Distillation(SundaeTraining):
     ema_decay: float = 0.99
     save_every: int = 100
     student_steps: int = 4
-    temperature: tuple[float, float] = (1.0, 0.7)
+    temperature: tuple[float, float] = (1.0, 1.0)
     proportion: tuple[float, float] = (1.0, 1.0)
     teacher_steps: int = 20
     teacher_guidance: float = 1.0
