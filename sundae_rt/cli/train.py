@@ -66,7 +66,13 @@ def vqgan(data: Path | None, out: Path | None, describes: bool, **run: Unpack[_R
 
 @command.command("prior")
 @_training_options("--codes", "Data set of codes, as `sundae-rt encode` writes it.")
-def prior(codes: Path | None, out: Path | None, describes: bool, **run: Unpack[_Run]) -> None:
+@click.option(
+    "--distil",
+    type=FILE,
+    metavar="PRIOR",
+    help="Train a student of few steps on what this finished prior makes in many; the preset is the teacher's.",
+)
+def prior(codes: Path | None, out: Path | None, describes: bool, distil: Path | None, **run: Unpack[_Run]) -> None:
     """Train a prior on codes; writes OUT/prior.pt. The preset tells its family."""
     if describes:
         _describe("prior", run["preset"])
@@ -74,7 +80,7 @@ def prior(codes: Path | None, out: Path | None, describes: bool, **run: Unpack[_
     codes, out = _needed("--codes", codes), _needed("--out", out)
     from sundae_rt.training.prior.train import train
 
-    train(codes, out, **run)
+    train(codes, out, distil=distil, **run)
 
 
 def _describe(kind: str, preset: str | None) -> None:

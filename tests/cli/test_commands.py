@@ -284,12 +284,14 @@ def test_train_passes_its_options_on(run: Any, stand_in: Callable[..., Called]) 
     vqgan = stand_in("sundae_rt.training.vqgan.train", train=None)
     prior = stand_in("sundae_rt.training.prior.train", train=None)
     assert run("train", "vqgan", "--data", "crops", "--out", "a", "--preset", "toy", "--steps", 5, "--resume").code == 0
-    assert run("train", "prior", "--codes", "c.safetensors", "--out", "b", "--seed", 3).code == 0
+    for teacher in ((), ("--distil", "t.pt")):
+        assert run("train", "prior", "--codes", "c.safetensors", "--out", "b", "--seed", 3, *teacher).code == 0
     assert vqgan.calls == [
         ("train", (Path("crops"), Path("a")), {"preset": "toy", "steps": 5, "resume": True, "seed": None})
     ]
+    given = {"preset": None, "steps": None, "resume": False, "seed": 3}
     assert prior.calls == [
-        ("train", (Path("c.safetensors"), Path("b")), {"preset": None, "steps": None, "resume": False, "seed": 3})
+        ("train", (Path("c.safetensors"), Path("b")), given | {"distil": teacher}) for teacher in (None, Path("t.pt"))
     ]
 
 

@@ -37,3 +37,11 @@ def codes(crops, vqgan):
     path = vqgan.parent / "codes.safetensors"
     encoding.encode_folder(crops, path, vqgan=vqgan, say=lambda line: None)
     return path
+
+
+@pytest.fixture(scope="session")
+def prior(codes, tmp_path_factory):
+    """The prior of the toy preset, trained on those codes: its checkpoint."""
+    from sundae_rt.training.prior import train
+
+    return train.train(codes, tmp_path_factory.mktemp("prior"), preset="toy", say=lambda line: None)

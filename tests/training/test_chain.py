@@ -23,12 +23,6 @@ def logged(log, figure):
 
 
 @pytest.fixture(scope="session")
-def prior(codes, tmp_path_factory):
-    out = tmp_path_factory.mktemp("prior")
-    return prior_training.train(codes, out, preset="toy", say=lambda line: None)
-
-
-@pytest.fixture(scope="session")
 def bundle(prior, tmp_path_factory):
     return export_checkpoint(prior, out=tmp_path_factory.mktemp("bundles") / "toy", logits=True, say=lambda line: None)
 

@@ -12,11 +12,12 @@ from typing import Any, Final, Literal
 from torch import Tensor, nn
 
 from sundae_rt.errors import InputError, shown
+from sundae_rt.schedule import Schedule
 from sundae_rt.training import config
 from sundae_rt.training.prior import absorbing, sundae
 from sundae_rt.training.prior.absorbing import AbsorbingConfig, AbsorbingLoss, AbsorbingPrior
 from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior
-from sundae_rt.training.prior.sundae import SundaeLoss
+from sundae_rt.training.prior.sundae import Proportion, SundaeLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class SundaeSchedule:
 
     steps: int = 100
     temperature: tuple[float, float] = (1.0, 1.0)
-    proportion: tuple[float, float] | Literal["ancestral"] = (0.5, 0.5)
+    proportion: Proportion = (0.5, 0.5)
     min_steps: int = 10
     guidance: float = 1.0
     order: Literal["uniform", "confidence"] = "uniform"
@@ -90,13 +91,59 @@ class AbsorbingSchedule:
 
 
 @dataclass(frozen=True, slots=True)
+class Distillation(SundaeTraining):
+    """A preset's ``[prior.distillation]``: how a student is trained on what its teacher makes.
+
+    ``student_steps``, ``temperature``, ``proportion``: the student's schedule, here and as the default of its bundle;
+    ``teacher_steps``, ``teacher_guidance``: the teacher's, whose temperature and proportion are those of its own
+    checkpoint; ``real_share``: the weight of the ordinary loss on real codes, which keeps the student from drifting.
+    The other settings are those of ``[prior.training]``.
+
+    What the student learns has the teacher's temperature already: one below 1 of its own sharpens a second time, and as
+    it learns from its own states, again with every step of training.
+    """
+
+    steps: int = 2_000
+    batch_size: int = 16
+    learning_rate: float = 3e-4
+    warmup: int = 50
+    weight_decay: float = 0.0
+    ema_decay: float = 0.99
+    save_every: int = 100
+    student_steps: int = 4
+    temperature: tuple[float, float] = (1.0, 1.0)
+    proportion: Proportion = (1.0, 1.0)
+    teacher_steps: int = 20
+    teacher_guidance: float = 1.0
+    real_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        SundaeTraining.__post_init__(self)
+        # The runtime's own rules for what a schedule may be.
+        Schedule(self.student_steps, self.temperature, self.proportion, min_steps=1)
+        Schedule(self.teacher_steps, min_steps=1, guidance=self.teacher_guidance)
+        if self.teacher_steps <= self.student_steps:
+            raise InputError(
+                f"teacher_steps is {self.teacher_steps}: it must be more than student_steps ({self.student_steps})"
+            )
+        if not 0 <= self.real_share < 1:
+            raise InputError(f"real_share is {self.real_share}: it must be from 0 up and less than 1")
+
+    @property
+    def schedule(self) -> SundaeSchedule:
+        """The student's: it takes all of its few steps."""
+        return SundaeSchedule(self.student_steps, self.temperature, self.proportion, min_steps=self.student_steps)
+
+
+@dataclass(frozen=True, slots=True)
 class PriorFamily:
     """What the trainer and the export must know of a family.
 
     ``config``, ``training``, ``schedule``: the dataclasses of a preset's ``[prior]``, ``[prior.training]`` and
     ``[prior.schedule]``; ``model``: built from the first; ``objective(model, training)``: a module from codes, labels
     and training step to a :class:`~sundae_rt.training.prior.denoising.DenoisingLoss`;
-    ``sample(model, labels, count, steps, schedule)``: int64 ``[count, h, w]``, with torch's own random numbers.
+    ``sample(model, labels, count, steps, schedule)``: int64 ``[count, h, w]``, with torch's own random numbers;
+    ``distillation``: the dataclass of ``[prior.distillation]``, None where the family has none.
     """
 
     config: type[Any]
@@ -105,6 +152,7 @@ class PriorFamily:
     model: Callable[[Any], nn.Module]
     objective: Callable[[Any, Any], nn.Module]
     sample: Callable[[Any, Tensor | None, int, int, Any], Tensor]
+    distillation: type[Distillation] | None = None
 
 
 FAMILIES: Final[Mapping[str, PriorFamily]] = {
@@ -117,6 +165,7 @@ FAMILIES: Final[Mapping[str, PriorFamily]] = {
         sample=lambda prior, labels, count, steps, schedule: sundae.sample(
             prior, labels, count, steps, schedule.temperature, schedule.proportion
         ),
+        distillation=Distillation,
     ),
     "absorbing": PriorFamily(
         config=AbsorbingConfig,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sundae_rt.errors import InputError
 from sundae_rt.training import config
 from sundae_rt.training.encoding import LatentDataset
-from sundae_rt.training.prior.families import FAMILIES, PriorTraining, family_name
+from sundae_rt.training.prior.families import FAMILIES, Distillation, PriorTraining, family_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,16 @@ class PriorPreset:
     training: PriorTraining
     schedule: Any
     family: str = "sundae"
+    distillation: Distillation | None = None
+
+    def student(self) -> PriorPreset:
+        """The same for the student of a distillation: its own training and schedule."""
+        how = self.distillation
+        return replace(self, training=how, schedule=how.schedule)
+
+    def lasting(self, steps: int | None) -> PriorPreset:
+        """The same with another number of training steps, if one is given."""
+        return self if steps is None else replace(self, training=replace(self.training, steps=steps))
 
 
 def read_config(preset: config.Preset, dataset: LatentDataset | None = None) -> PriorPreset:
@@ -37,6 +47,10 @@ def read_config(preset: config.Preset, dataset: LatentDataset | None = None) -> 
     values.pop("family", None)
     training = config.build(family.training, values.pop("training", {}), f"{where[:-1]}.training]")
     schedule = config.build(family.schedule, values.pop("schedule", {}), f"{where[:-1]}.schedule]")
+    distillation = None
+    if family.distillation is not None:
+        section = f"{where[:-1]}.distillation]"
+        distillation = config.build(family.distillation, values.pop("distillation", {}), section)
     if dataset is not None:
         values["labels"] = len(dataset.labels or ())
     if not values.get("labels"):
@@ -49,6 +63,7 @@ def read_config(preset: config.Preset, dataset: LatentDataset | None = None) -> 
         ):
             if wanted != found:
                 raise InputError(f"{where} has {name} {wanted}, the codes have {found}")
-    if training.label_dropout and sizes.labels and not sizes.null_label:
-        raise InputError(f"{where}: label_dropout needs null_label = true")
-    return PriorPreset(sizes, training, schedule, named)
+    for how in (training, distillation):
+        if how is not None and how.label_dropout and sizes.labels and not sizes.null_label:
+            raise InputError(f"{where}: label_dropout needs null_label = true")
+    return PriorPreset(sizes, training, schedule, named, distillation)

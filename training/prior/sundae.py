@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sundae_rt.schedule import Ancestral
 from sundae_rt.training.prior.denoising import DenoisingLoss, annealed, drop_labels, propose, sample_codes
 from sundae_rt.training.prior.hourglass import HourglassPrior
+
+Proportion = tuple[float, float] | Ancestral
+"""The share of codes that a step writes: from the first step to the last, or as uniform-noise diffusion in reverse."""
+
+
+def share_at(proportion: Proportion, step: int, steps: int) -> float:
+    """The share that step 0 .. steps - 1 writes, as the runtime's ``Schedule`` has it."""
+    return 1 / (steps - step) if proportion == "ancestral" else annealed(proportion, step, steps)
 
 
 def corrupt(codes: Tensor, rates: Tensor, vocabulary: int) -> Tensor:
@@ -67,21 +76,38 @@ def sample(
     count: int,
     steps: int,
     temperature: tuple[float, float],
-    proportion: tuple[float, float] | Literal["ancestral"],
+    proportion: Proportion,
 ) -> Tensor:
-    """Draws code grids by the plain loop of the paper (algorithm 1), with torch's own random numbers.
+    """Draws code grids from random codes, by :func:`unroll` and with torch's own random numbers.
 
-    ``temperature`` and ``proportion`` run linearly from the first to the last step, or the latter as the runtime's
-    ``Schedule`` says of "ancestral". Returns int64 ``[count, h, w]``.
+    ``temperature`` runs linearly from the first to the last step. Positions are written by chance, whatever order the
+    runtime would choose them in. Returns int64 ``[count, h, w]``.
     """
     height, width = prior.config.latent_grid
     device = prior.to_logits.weight.device
     codes = torch.randint(prior.config.vocabulary, (count, height * width), device=device)
-    for step in range(steps):
-        proposal = propose(prior(codes, labels), annealed(temperature, step, steps))
-        share = 1 / (steps - step) if proportion == "ancestral" else annealed(proportion, step, steps)
-        codes = torch.where(torch.rand(codes.shape, device=device) < share, proposal, codes)
+    codes = unroll(lambda codes: prior(codes, labels), codes, range(steps), steps, temperature, proportion)
     return codes.view(count, height, width)
+
+
+@torch.no_grad()
+def unroll(
+    denoise: Callable[[Tensor], Tensor],
+    codes: Tensor,
+    taken: Iterable[int],
+    steps: int,
+    temperature: tuple[float, float],
+    proportion: Proportion,
+) -> Tensor:
+    """Takes the steps ``taken`` of a schedule of ``steps``: the plain loop of the paper (algorithm 1), or a part of it.
+
+    ``denoise``: codes ``[B, T]`` to logits ``[B, T, V]``. Returns codes ``[B, T]``.
+    """
+    for step in taken:
+        proposal = propose(denoise(codes), annealed(temperature, step, steps))
+        share = share_at(proportion, step, steps)
+        codes = torch.where(torch.rand(codes.shape, device=codes.device) < share, proposal, codes)
+    return codes
 
 
 @torch.no_grad()

@@ -18,8 +18,11 @@ from sundae_rt.files import replacing
 from sundae_rt.training import checkpoint, encoding, loop, resuming, sheets
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
+from sundae_rt.training.prior import teacher as teachers
+from sundae_rt.training.prior.distillation import DistillationLoss
 from sundae_rt.training.prior.families import FAMILIES
 from sundae_rt.training.prior.preset import PriorPreset, read_config
+from sundae_rt.training.prior.teacher import Teacher
 from sundae_rt.training.vqgan.model import VQGAN, to_pixels
 
 
@@ -41,16 +44,20 @@ class _Grids(Dataset[dict[str, Tensor]]):
 class PriorTrainer:
     """Prior, optimiser and average of one run, and the step that moves them."""
 
-    def __init__(self, preset: PriorPreset, accelerator: Accelerator) -> None:
+    def __init__(self, preset: PriorPreset, accelerator: Accelerator, teacher: Teacher | None = None) -> None:
         self.preset, self.accelerator = preset, accelerator
         how, family = preset.training, FAMILIES[preset.family]
         self.prior = family.model(preset.sizes).to(accelerator.device)
+        objective = family.objective(self.prior, how)
+        if teacher is not None:
+            self.prior.load_state_dict(teacher.prior.state_dict())
+            objective = DistillationLoss(self.prior, teacher, how, objective)
         self.ema = loop.EMA(self.prior.named_parameters(), how.ema_decay)
         decayed = [parameter for parameter in self.prior.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.prior.parameters() if parameter.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, how.learning_rate, (0.9, 0.98))
-        self.objective = accelerator.prepare(family.objective(self.prior, how))
+        self.objective = accelerator.prepare(objective)
         self.prior.train()
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, float]:
@@ -99,6 +106,7 @@ def train(
     steps: int | None = None,
     resume: bool = False,
     seed: int | None = None,
+    distil: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Trains on a file of codes and writes ``prior.pt``, a log and sample sheets into ``out``.
@@ -106,27 +114,35 @@ def train(
     The VQ-GAN that made the codes is copied beside the prior, so that export finds it there. ``preset`` is a name that
     ships (``earth`` where none is given) or the path of a toml file. ``steps`` replaces the preset's number of steps,
     over which the learning rate anneals. ``resume`` goes on from ``out``'s checkpoint exactly; see
-    :mod:`~sundae_rt.training.resuming`.
+    :mod:`~sundae_rt.training.resuming`. ``distil`` is the checkpoint of a finished prior: what is trained is then its
+    student, see :mod:`~sundae_rt.training.prior.distillation`, and a copy of the teacher lies beside it.
 
     Raises:
-        InputError: bad codes, a preset of other sizes, nothing to resume from, or other codes or settings than those
-            with which the run to resume began.
+        InputError: bad codes, a preset of other sizes, nothing to resume from, other codes or settings than those
+            with which the run to resume began, or a teacher that does not fit.
     """
     path = out / "prior.pt"
     start = resuming.start(path, "prior", preset=preset, seed=seed, steps=steps, resume=resume)
     dataset = encoding.read(codes)
     wanted = read_config(start.preset, dataset)
-    if start.steps is not None:
-        wanted = dataclasses.replace(wanted, training=dataclasses.replace(wanted.training, steps=start.steps))
+    teacher = teachers.find(distil, start, wanted, dataset)
+    wanted = (wanted if teacher is None else wanted.student()).lasting(start.steps)
     how, count = wanted.training, len(dataset.codes)
     record = start.record(how.steps, count, _fingerprint(dataset))
+    made_from: dict[str, Any] = {}
+    if teacher is not None:
+        record |= {"teacher": teacher.sha256}
+        about = {"weights_sha256": teacher.sha256, "preset": teacher.preset, "steps": teacher.steps}
+        made_from = {"distilled_from": about | {"schedule": dataclasses.asdict(teacher.schedule)}}
     run = loop.Run(start, record, how.steps, how.batch_size, how.save_every)
     accelerator = loop.begin(run)
     vqgan = _vqgan_beside(codes, out, dataset) if accelerator.is_main_process else None
-    trainer = PriorTrainer(wanted, accelerator)
+    if teacher is not None and accelerator.is_main_process:
+        teacher.copy_to(out)
+    trainer = PriorTrainer(wanted, accelerator, teacher)
 
     def save(step: int) -> None:
-        provenance = {**dataset.about, "preset": start.preset.name, "images": count}
+        provenance = {**dataset.about, "preset": start.preset.name, "images": count, **made_from}
         _save(path, trainer, dataset, provenance | {"steps": step, "seed": start.seed})
         if vqgan is not None:
             _sheet(out / "prior-samples.png", trainer, vqgan)
