@@ -130,9 +130,7 @@ def _attention(query: Any, key: Any, value: Any) -> Any:
     return opset22.MatMul(opset22.Softmax(scores, axis=-1), value)
 
 
-def _group_norm(
-    x: Any, groups: int, weight: Any, bias: Any, eps: float = 1e-5, cudnn_enabled: bool = True
-) -> ir.Value:
+def _group_norm(x: Any, groups: int, weight: Any, bias: Any, eps: float = 1e-5, cudnn_enabled: bool = True) -> ir.Value:
     """Group normalisation of ``[B, C, H, W]`` as an instance normalisation of its groups.
 
     ONNX has an operator for the whole. ONNX Runtime makes a dozen of it, with a copy of x each: of a megapixel, half a

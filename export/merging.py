@@ -1,4 +1,4 @@
-"""What a graph does or holds twice it does or holds once: equal tensors, and matrix products that share their left side."""
+"""What a graph has twice it shall have once: equal tensors, and matrix products that share their left side."""
 
 from __future__ import annotations
 

@@ -63,6 +63,11 @@ def test_the_weights_lie_beside_the_graph(logits):
     assert (folder / "logits.onnx").stat().st_size < 0.5 * weights
 
 
+def test_the_size_of_a_graph_counts_them(path, logits):
+    files = [logits[0] / name for name in ("logits.onnx", "logits.onnx.data")]
+    assert Bundle.open(path).size("logits", "fp32") == sum(file.stat().st_size for file in files)
+
+
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_a_bundle_runs_from_a_folder_and_from_a_zip_file_wherever_it_is_called(
     backend, path, logits, tmp_path, monkeypatch

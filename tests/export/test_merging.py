@@ -70,8 +70,15 @@ def test_of_equal_tensors_one_is_left_for_all_that_read_them() -> None:
     """Equal in type, shape and every bit: -0 is not 0."""
     zeros = np.zeros((1, 3), np.float32)
     tensors = {"a": zeros, "b": zeros.copy(), "c": -zeros, "d": zeros.reshape(3), "e": zeros.view(np.int32)}
-    nodes = [helper.make_node("Mul" if name < "e" else "Cast", [*("x" * (name < "e")), name], [f"y{name}"],
-                              **({} if name < "e" else {"to": TensorProto.FLOAT})) for name in tensors]
+    nodes = [
+        helper.make_node(
+            "Mul" if name < "e" else "Cast",
+            [*("x" * (name < "e")), name],
+            [f"y{name}"],
+            **({} if name < "e" else {"to": TensorProto.FLOAT}),
+        )
+        for name in tensors
+    ]
     entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3])
     outputs = [helper.make_tensor_value_info(f"y{name}", TensorProto.FLOAT, [None, 3]) for name in tensors]
     initializers = [numpy_helper.from_array(values, name) for name, values in tensors.items()]
