@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.memory --preset ffhq256-2102`` exports the preset with random weights, unless it lies there
 already, has each backend make pictures of it in a process of its own, and writes what they took to
-`benchmarks/results/`. Peak memory is the largest resident set of the process, mapped files included, as Linux counts it.
+`benchmarks/results/`. Peak memory is the largest resident set of a process, mapped files included, as Linux
+counts it.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ def to_onnx(
             },
             verbose=False,
         ).model
-    share_tensors(program)
     merge_products(program)
+    share_tensors(program)
     tensors = [value.const_value for value in program.graph.initializers.values()]
     is_inside = path is None or sum(tensor.nbytes for tensor in tensors) <= inline_limit
     if not is_inside:

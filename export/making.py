@@ -20,11 +20,12 @@ from sundae_rt.export.running import Run, opened
 from sundae_rt.export.sources import PriorHalf, Sources
 from sundae_rt.export.variants import VARIANTS, Exported, Rewritten
 from sundae_rt.families import FAMILIES
+from sundae_rt.runtime import image_batch
 
 CHECKED_ROWS = 3
 """Rows of codes that a prior's graphs are checked on."""
 CHECKED_IMAGES = 2
-"""Images that a VQ-GAN's graphs are checked on: at a megapixel each they take most of an export's time and memory."""
+"""Images that a VQ-GAN's graphs are checked on: at a megapixel each they take most of an export's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +116,16 @@ def _pictures(name: str, kind: Exported, sources: Sources, generator: torch.Gene
     codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
     model = to_onnx(graphs.Decoder(kept, grid).eval(), {"codes": codes}, ["images"], folder / _file("decoder", name))
     # Pictures that the decoder makes are closer to what the encoder will see than noise is.
+    rows = image_batch(sources.image_size)
     with torch.no_grad():
-        images = graphs.Decoder(vqgan, grid).eval()(codes)
-    figures = checks.check_decoder(kind.checkable(model, folder), images, {"codes": codes}, folder, kind.tolerance)
+        images = torch.cat([graphs.Decoder(vqgan, grid).eval()(batch) for batch in codes.split(rows)])
+    graph = kind.checkable(model, folder)
+    figures = checks.check_decoder(graph, images, {"codes": codes}, folder, kind.tolerance, rows)
     yield _made("decoder", name, kind, model, figures)
     model = to_onnx(graphs.Encoder(kept).eval(), {"images": images}, ["codes"], folder / _file("encoder", name))
     wanted = graphs.Encoder(vqgan).eval()
-    figures = checks.check_encoder(kind.checkable(model, folder), wanted, {"images": images}, folder, kind.tolerance)
+    graph = kind.checkable(model, folder)
+    figures = checks.check_encoder(graph, wanted, {"images": images}, folder, kind.tolerance, rows)
     yield _made("encoder", name, kind, model, figures)
 
 

@@ -24,6 +24,7 @@ def opened(model: onnx.ModelProto, folder: Path | None = None) -> Run:
     """Loads a model; ``folder`` holds the weights that are not inside it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # as the runtime does, for the sake of memory
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -57,7 +57,7 @@ class Graphs:
             self._bundle.variants(name)  # says what is missing, before any is loaded
         if all(name in self._loaded for name in names):
             return
-        # The memory that loading takes must not add up; and what takes minutes is for this thread, which Ctrl-C reaches.
+        # The memory that loading takes must not add up, and what takes minutes is for this thread: Ctrl-C reaches it.
         is_large = any(self._bundle.size(name, self._variants[name].source) > SMALL for name in names)
         if is_large or not all(self._backend.is_built(self._origin(name)) for name in names):
             for name in names:

@@ -117,6 +117,10 @@ class OnnxRuntimeBackend:
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
         settings.use_deterministic_compute = True
+        # A pattern is one more block for all that a run holds, for each size of batch, beside what the first run took.
+        settings.enable_mem_pattern = False
+        # The memory that runs share grows by powers of two; weights are as large as they are.
+        settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         if folder is not None:
             settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         if self._provider != "CPUExecutionProvider":
