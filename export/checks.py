@@ -53,9 +53,19 @@ def example_codes(shape: tuple[int, int], vocabulary: int, inputs: int, generato
     return torch.where(torch.rand(shape, generator=generator) < shares[:, None], vocabulary, codes)
 
 
-def run_onnx(model: onnx.ModelProto, inputs: dict[str, Tensor], folder: Path | None = None) -> list[np.ndarray]:
-    """Runs a model under ONNX Runtime on the CPU; ``folder`` holds the weights that are not inside it."""
-    return list(opened(model, folder)({name: tensor.numpy() for name, tensor in inputs.items()}).values())
+def run_onnx(
+    model: onnx.ModelProto, inputs: dict[str, Tensor], folder: Path | None = None, rows: int | None = None
+) -> list[np.ndarray]:
+    """Runs a model under ONNX Runtime on the CPU; ``folder`` holds the weights that are not inside it.
+
+    ``rows``: how many at once, where not all of them.
+    """
+    run, count = opened(model, folder), len(next(iter(inputs.values())))
+    outputs = [
+        run({name: tensor[start : start + (rows or count)].numpy() for name, tensor in inputs.items()}).values()
+        for start in range(0, count, rows or count)
+    ]
+    return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
 
 @torch.no_grad()
@@ -100,13 +110,16 @@ def check_decoder(
     inputs: dict[str, Tensor],
     folder: Path | None = None,
     tolerance: Tolerance = FP32,
+    rows: int | None = None,
 ) -> dict[str, Any]:
     """Compares pixels with those that PyTorch makes of the same inputs; returns the largest difference, of 255.
+
+    ``rows``: see :func:`run_onnx`.
 
     Raises:
         BundleError: over the tolerance.
     """
-    found = run_onnx(model, inputs, folder)[0].astype(int)
+    found = run_onnx(model, inputs, folder, rows)[0].astype(int)
     difference = int(np.abs(found - wanted.numpy()).max())
     if difference > tolerance.pixels:
         raise BundleError(
@@ -123,13 +136,15 @@ def check_encoder(
     inputs: dict[str, Tensor],
     folder: Path | None = None,
     tolerance: Tolerance = FP32,
+    rows: int | None = None,
 ) -> dict[str, Any]:
-    """Compares codes; returns the share of equal ones.
+    """Compares codes; returns the share of equal ones. ``rows``: how many images at once, where not all of them.
 
     Raises:
         BundleError: under the tolerance.
     """
-    equal = run_onnx(model, inputs, folder)[0] == module(*inputs.values()).numpy()
+    wanted = torch.cat([module(batch) for batch in inputs["images"].split(rows or len(inputs["images"]))])
+    equal = run_onnx(model, inputs, folder, rows)[0] == wanted.numpy()
     share = float(equal.mean())
     if not _agree(equal, tolerance.codes):
         raise BundleError(

@@ -8,17 +8,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
-from onnx.external_data_helper import set_external_data
 from onnxscript import opset22
 from torch import Tensor, nn
 
-from sundae_rt.export.merging import merge_products
+from sundae_rt.export.merging import merge_products, share_tensors
 
 OPSET = 22
-INLINE_LIMIT = 2**31 - 2**24
-"""Bytes of weights that a graph's own file may hold: a protobuf ends at 2**31, and the graph itself needs some."""
+INLINE_LIMIT = 2**26
+"""Bytes of weights that a graph's own file may hold. What lies beside it, runtimes map into memory and do not copy."""
 SMALL = 1024
 """Bytes under which a tensor always stays inside its graph."""
 ALIGNMENT = 64
@@ -26,7 +27,11 @@ ALIGNMENT = 64
 
 
 def to_onnx(
-    module: nn.Module, examples: dict[str, Tensor], outputs: list[str], path: Path | None = None
+    module: nn.Module,
+    examples: dict[str, Tensor],
+    outputs: list[str],
+    path: Path | None = None,
+    inline_limit: int = INLINE_LIMIT,
 ) -> onnx.ModelProto:
     """Converts a module whose inputs all have the batch as first axis.
 
@@ -34,8 +39,9 @@ def to_onnx(
         module: in evaluation mode; its ``forward`` takes ``examples`` in their order.
         examples: name of each input to an example of two rows or more.
         outputs: a name for each output.
-        path: where the graph is going to be written. Weights of more than :data:`INLINE_LIMIT` are written beside it,
-            to :func:`data_path`, and may not be without it.
+        path: where the graph is going to be written. Weights of more than ``inline_limit`` bytes are written beside
+            it, to :func:`data_path`, and may not be without it.
+        inline_limit: 0 for a graph whose weights others are going to share.
 
     Returns:
         A checked model. Its tensors are inside, or in the file beside ``path``, from where it is run.
@@ -52,44 +58,53 @@ def to_onnx(
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=[{0: batch}] * len(examples),
-            custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
+            custom_translation_table={
+                torch.ops.aten.scaled_dot_product_attention.default: _attention,
+                torch.ops.aten.group_norm.default: _group_norm,
+            },
             verbose=False,
-        )
-    size = sum(tensor.nbytes for tensor in module.state_dict().values())
-    if size <= INLINE_LIMIT or path is None:
-        model = program.model_proto
-        _strip(model)
-        merge_products(model)
-        onnx.checker.check_model(model)
-        return model
-    # The weights go from the module to the file one by one: no second copy of them is ever in memory.
-    program.save(path, external_data=True)
-    onnx.checker.check_model(path)
-    model = onnx.load(path, load_external_data=False)
-    path.unlink()
+        ).model
+    merge_products(program)
+    share_tensors(program)
+    tensors = [value.const_value for value in program.graph.initializers.values()]
+    is_inside = path is None or sum(tensor.nbytes for tensor in tensors) <= inline_limit
+    if not is_inside:
+        _write_weights(program, path)
+    model = ir.to_proto(program)
     _strip(model)
+    if is_inside:
+        onnx.checker.check_model(model)
+    else:  # the checker looks for weights beside a file
+        path.write_bytes(model.SerializeToString())
+        onnx.checker.check_model(path)
     return model
 
 
 def data_path(path: Path) -> Path:
-    """Where the weights of a graph at ``path`` lie that its own file cannot hold."""
+    """Where the weights of a graph at ``path`` lie that are not in its own file."""
     return path.with_name(f"{path.name}.data")
 
 
-def move_weights(model: onnx.ModelProto, path: Path) -> None:
-    """Writes the weights inside a graph to :func:`data_path`, from where other graphs can share them.
-
-    The model is changed in place; one whose weights lie there already stays as it is.
-    """
-    inside = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= SMALL]
-    if not inside:
-        return
-    with data_path(path).open("wb") as file:
-        for tensor in inside:
+def _write_weights(model: ir.Model, path: Path) -> None:
+    """Moves all but the smallest tensors to :func:`data_path`, one by one: no second copy of them is in memory."""
+    data = data_path(path)
+    with data.open("wb") as file:
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor.nbytes < SMALL:
+                continue
             file.write(bytes(-file.tell() % ALIGNMENT))
-            set_external_data(tensor, data_path(path).name, file.tell(), len(tensor.raw_data))
-            file.write(tensor.raw_data)
-            tensor.ClearField("raw_data")
+            beside = ir.ExternalTensor(
+                data.name,
+                file.tell(),
+                tensor.nbytes,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=value.name,
+                base_dir=data.parent,
+            )
+            tensor.tofile(file)
+            value.const_value = beside
 
 
 def weights_file(model: onnx.ModelProto) -> str | None:
@@ -113,6 +128,21 @@ def _attention(query: Any, key: Any, value: Any) -> Any:
     scale = opset22.Constant(value_float=1 / math.sqrt(query.shape[-1]))
     scores = opset22.MatMul(opset22.Mul(query, scale), opset22.Transpose(key, perm=[0, 1, 3, 2]))
     return opset22.MatMul(opset22.Softmax(scores, axis=-1), value)
+
+
+def _group_norm(x: Any, groups: int, weight: Any, bias: Any, eps: float = 1e-5, cudnn_enabled: bool = True) -> ir.Value:
+    """Group normalisation of ``[B, C, H, W]`` as an instance normalisation of its groups.
+
+    ONNX has an operator for the whole. ONNX Runtime makes a dozen of it, with a copy of x each: of a megapixel, half a
+    gigabyte. This takes one copy, and is what OpenVINO makes of that operator, too.
+    """
+    kind = x.dtype.numpy()
+    rows = opset22.Reshape(x, opset22.Constant(value_ints=[0, groups, -1]))
+    ones, zeros = (opset22.Constant(value=ir.tensor(np.full(groups, value, kind))) for value in (1, 0))
+    normed = opset22.InstanceNormalization(rows, ones, zeros, epsilon=eps)
+    normed = opset22.Reshape(normed, opset22.Constant(value_ints=[0, *x.shape[1:]]))  # 0 takes over the batch
+    scale, shift = (opset22.Unsqueeze(part, opset22.Constant(value_ints=[1, 2])) for part in (weight, bias))
+    return opset22.Add(opset22.Mul(normed, scale), shift)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from sundae_rt.export import checks, graphs
-from sundae_rt.export.conversion import drop_output, move_weights, to_onnx
+from sundae_rt.export.conversion import INLINE_LIMIT, drop_output, to_onnx
 from sundae_rt.export.examples import Examples, own_examples, read_examples
 from sundae_rt.export.pricing import check_price, denoiser_price, table
 from sundae_rt.export.running import Run, opened
 from sundae_rt.export.sources import PriorHalf, Sources
 from sundae_rt.export.variants import VARIANTS, Exported, Rewritten
 from sundae_rt.families import FAMILIES
+from sundae_rt.runtime import image_batch
 
 CHECKED_ROWS = 3
 """Rows of codes that a prior's graphs are checked on."""
 CHECKED_IMAGES = 2
-"""Images that a VQ-GAN's graphs are checked on: at a megapixel each they take most of an export's time and memory."""
+"""Images that a VQ-GAN's graphs are checked on: at a megapixel each they take most of an export's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,9 @@ def make(
         generator = torch.Generator().manual_seed(0)  # the same inputs for every variant
         if sources.prior is not None:
             inputs = _denoiser_inputs(sources.prior, generator)
-            model, made = _denoiser(name, kind, sources.prior, inputs, folder)
-            faster: list[Made] = []
-            if name == "fp32" and rewritten:
-                move_weights(model, folder / made.file)  # all of them read their weights from one file
-                faster = list(_rewritten(model, rewritten, sources, calibrate, folder))
+            is_shared = name == "fp32" and bool(rewritten)  # all of them read their weights from one file
+            model, made = _denoiser(name, kind, sources.prior, inputs, folder, 0 if is_shared else INLINE_LIMIT)
+            faster = list(_rewritten(model, rewritten, sources, calibrate, folder)) if is_shared else []
             drop_output(model, "logits")
             yield made
             yield from faster
@@ -87,14 +86,15 @@ def make(
 
 
 def _denoiser(
-    name: str, kind: Exported, prior: PriorHalf, inputs: dict[str, Tensor], folder: Path
+    name: str, kind: Exported, prior: PriorHalf, inputs: dict[str, Tensor], folder: Path, inline_limit: int
 ) -> tuple[onnx.ModelProto, Made]:
     """The denoiser, which puts out its logits too."""
     module = graphs.LabelledDenoiser if "label" in inputs else graphs.Denoiser
     outputs = ["new_codes", "proposal", "confidence", "logits"]
-    model = to_onnx(module(kind.prepare(prior.model)).eval(), inputs, outputs, folder / _file("denoiser", name))
+    path = folder / _file("denoiser", name)
+    model = to_onnx(module(kind.prepare(prior.model)).eval(), inputs, outputs, path, inline_limit)
     wanted = module(prior.model).eval()
-    figures = checks.check_denoiser(kind.checkable(model), wanted, inputs, folder, kind.tolerance)
+    figures = checks.check_denoiser(kind.checkable(model, folder), wanted, inputs, folder, kind.tolerance)
     return model, _made("denoiser", name, kind, model, figures)
 
 
@@ -103,7 +103,7 @@ def _logits(name: str, kind: Exported, prior: PriorHalf, inputs: dict[str, Tenso
     module = graphs.Logits(kind.prepare(prior.model)).eval()
     model = to_onnx(module, inputs, ["logits"], folder / _file("logits", name))
     wanted = graphs.Logits(prior.model).eval()
-    figures = checks.check_logits(kind.checkable(model), wanted, inputs, folder, kind.tolerance)
+    figures = checks.check_logits(kind.checkable(model, folder), wanted, inputs, folder, kind.tolerance)
     return _made("logits", name, kind, model, figures)
 
 
@@ -116,13 +116,16 @@ def _pictures(name: str, kind: Exported, sources: Sources, generator: torch.Gene
     codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
     model = to_onnx(graphs.Decoder(kept, grid).eval(), {"codes": codes}, ["images"], folder / _file("decoder", name))
     # Pictures that the decoder makes are closer to what the encoder will see than noise is.
+    rows = image_batch(sources.image_size)
     with torch.no_grad():
-        images = graphs.Decoder(vqgan, grid).eval()(codes)
-    figures = checks.check_decoder(kind.checkable(model), images, {"codes": codes}, folder, kind.tolerance)
+        images = torch.cat([graphs.Decoder(vqgan, grid).eval()(batch) for batch in codes.split(rows)])
+    graph = kind.checkable(model, folder)
+    figures = checks.check_decoder(graph, images, {"codes": codes}, folder, kind.tolerance, rows)
     yield _made("decoder", name, kind, model, figures)
     model = to_onnx(graphs.Encoder(kept).eval(), {"images": images}, ["codes"], folder / _file("encoder", name))
     wanted = graphs.Encoder(vqgan).eval()
-    figures = checks.check_encoder(kind.checkable(model), wanted, {"images": images}, folder, kind.tolerance)
+    graph = kind.checkable(model, folder)
+    figures = checks.check_encoder(graph, wanted, {"images": images}, folder, kind.tolerance, rows)
     yield _made("encoder", name, kind, model, figures)
 
 

@@ -1,10 +1,12 @@
-"""Matrix products that share their left side become one, which 8-bit kernels need and the others profit from."""
+"""What a graph has twice it shall have once: equal tensors, and matrix products that share their left side."""
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+import onnx_ir as ir
 
 
 def constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -13,7 +15,24 @@ def constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
 
 
-def merge_products(model: onnx.ModelProto) -> None:
+def share_tensors(model: ir.Model) -> None:
+    """Leaves one of the tensors that are equal in type, shape and every bit, for all that read any of them.
+
+    The tables of rotary embeddings are such tensors: the exporter makes one for each layer.
+
+    Args:
+        model: changed in place.
+    """
+    kept: dict[object, ir.Value] = {}
+    for value in list(model.graph.initializers.values()):
+        tensor = value.const_value
+        key = tensor.dtype, tuple(tensor.shape), hashlib.sha256(tensor.tobytes()).digest()
+        if (first := kept.setdefault(key, value)) is not value:
+            value.replace_all_uses_with(first)
+            del model.graph.initializers[value.name]
+
+
+def merge_products(model: ir.Model) -> None:
     """Puts ``x @ a`` and ``x @ b`` together as ``x @ [a b]`` and a split, wherever a and b are constants.
 
     Each column of a product is computed as before, so results stay as they are. Query, key and value of an attention
@@ -21,29 +40,42 @@ def merge_products(model: onnx.ModelProto) -> None:
     for only where one product alone reads them.
 
     Args:
-        model: changed in place; its tensors are inside.
+        model: changed in place.
     """
-    by_left: dict[str, list[onnx.NodeProto]] = {}
-    for node in constant_products(model):
-        by_left.setdefault(node.input[0], []).append(node)
-    graph = model.graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    readers = [name for node in graph.node for name in node.input]
+    by_left: dict[ir.Value, list[ir.Node]] = {}
+    for node in model.graph:
+        if node.op_type == "MatMul" and _is_weight(node.inputs[1]):
+            by_left.setdefault(node.inputs[0], []).append(node)
     for left, products in by_left.items():
-        if len(products) < 2:
-            continue
-        names = [product.input[1] for product in products]
-        parts = [numpy_helper.to_array(tensors[name]) for name in names]
-        merged, sizes, output = "+".join(names), f"{left}/sizes", f"{left}/products"
-        graph.initializer.append(numpy_helper.from_array(np.concatenate(parts, 1), merged))
-        graph.initializer.append(numpy_helper.from_array(np.array([part.shape[1] for part in parts]), sizes))
-        place = next(index for index, node in enumerate(graph.node) if node.output == products[0].output)
-        outputs = [product.output[0] for product in products]
-        for product in products:
-            graph.node.remove(product)
-        graph.node.insert(place, helper.make_node("MatMul", [left, merged], [output], name=output))
-        split = helper.make_node("Split", [output, sizes], outputs, name=f"{left}/split", axis=-1)
-        graph.node.insert(place + 1, split)
-        for name in set(names):
-            if readers.count(name) == names.count(name):
-                graph.initializer.remove(tensors[name])
+        if len(products) > 1:
+            _merge(model.graph, left, products)
+
+
+def _merge(graph: ir.Graph, left: ir.Value, products: list[ir.Node]) -> None:
+    weights = [product.inputs[1] for product in products]
+    parts = [weight.const_value.numpy() for weight in weights]
+    merged = _constant(graph, "+".join(weight.name for weight in weights), np.concatenate(parts, 1))
+    sizes = _constant(graph, f"{left.name}/sizes", np.array([part.shape[1] for part in parts]))
+    product = ir.node("MatMul", [left, merged], name=f"{left.name}/products")
+    product.outputs[0].name = product.name
+    outputs = [old.outputs[0] for old in products]
+    split = ir.node("Split", [product.outputs[0], sizes], {"axis": -1}, num_outputs=len(products))
+    split.name = f"{left.name}/split"
+    graph.insert_before(products[0], [product, split])
+    for old, new in zip(outputs, split.outputs, strict=True):
+        new.name, new.type, new.shape = old.name, old.type, old.shape
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(products, safe=True)
+    for weight in set(weights):
+        if not weight.uses():
+            del graph.initializers[weight.name]
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    return value is not None and value.is_initializer() and len(value.const_value.shape) == 2
+
+
+def _constant(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
+    value = ir.val(name, const_value=ir.tensor(values, name=name))
+    graph.register_initializer(value)
+    return value

@@ -53,9 +53,11 @@ def quantised(model: onnx.ModelProto, batches: Iterable[Mapping[str, NDArray[Any
         """Rounds a tensor to 8 bits and back, once; returns the name of the outcome."""
         if name not in done:
             done.add(name)
-            parts = [name, f"{name}/scale", f"{name}/zero"]
+            parts = [name, f"{name}/scale", f"zero{list(scale.shape)}"]
             graph.initializer.append(numpy_helper.from_array(scale, parts[1]))
-            graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), parts[2]))
+            if parts[2] not in done:
+                done.add(parts[2])
+                graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), parts[2]))
             rounded = f"{name}/int8"
             nodes.append(helper.make_node("QuantizeLinear", parts, [rounded], name=rounded, **axis))
             back = helper.make_node("DequantizeLinear", [rounded, *parts[1:]], [f"{name}/back"], **axis)

@@ -14,6 +14,8 @@ from onnx import TensorProto, numpy_helper
 from sundae_rt.errors import InputError
 
 Arrays = dict[str, NDArray[Any]]
+LARGEST = 2**31 - 2**24
+"""Bytes of weights that may be inside a graph: a protobuf ends at 2**31, and the graph itself needs some."""
 Run = Callable[[Mapping[str, NDArray[Any]]], Arrays]
 """A graph: named arrays to named arrays."""
 
@@ -22,6 +24,7 @@ def opened(model: onnx.ModelProto, folder: Path | None = None) -> Run:
     """Loads a model; ``folder`` holds the weights that are not inside it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # as the runtime does, for the sake of memory
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -29,22 +32,26 @@ def opened(model: onnx.ModelProto, folder: Path | None = None) -> Run:
     return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+def widened(model: onnx.ModelProto, folder: Path | None = None) -> onnx.ModelProto:
     """The same graph with fp32 wherever it has bf16, which ONNX Runtime does not compute in on a CPU.
 
+    ``folder`` holds the weights that are not inside the model; all of the wide one's are inside.
+
     Raises:
-        InputError: its weights are outside it.
+        InputError: they are too many for that.
     """
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
+    if folder is not None:
+        onnx.load_external_data_for_model(wide, str(folder))
     graph = wide.graph
     attributes = [attribute for node in graph.node for attribute in node.attribute]
     for tensor in (*graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            raise InputError("a model of this size cannot be checked in bf16: export fp16 instead")
         if tensor.data_type == TensorProto.BFLOAT16:
             values = numpy_helper.to_array(tensor).astype("float32")
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    if sum(len(tensor.raw_data) for tensor in graph.initializer) > LARGEST:
+        raise InputError("a model of this size cannot be checked in bf16: export fp16 instead")
     for attribute in attributes:
         if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
             attribute.i = TensorProto.FLOAT

@@ -27,14 +27,14 @@ class Exported:
     """A variant of every graph, each exported from a module and compared with the fp32 model in PyTorch.
 
     ``tolerance``: see :class:`~sundae_rt.export.checks.Tolerance`; ``requires``: what a backend must provide to run it;
-    ``prepare``: makes the module to export of a prior or a VQ-GAN; ``checkable``: makes of a graph one that ONNX
-    Runtime runs on a CPU.
+    ``prepare``: makes the module to export of a prior or a VQ-GAN; ``checkable``: makes of a graph, and
+    the folder with its weights, one that ONNX Runtime runs on a CPU.
     """
 
     tolerance: Tolerance
     requires: tuple[str, ...] = ()
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model
-    checkable: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model
+    checkable: Callable[[onnx.ModelProto, Path], onnx.ModelProto] = lambda model, folder: model
 
 
 @dataclass(frozen=True, slots=True)

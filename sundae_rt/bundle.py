@@ -87,6 +87,15 @@ class Bundle:
         self._check_digest(entry, hashlib.sha256(data).hexdigest())
         return data
 
+    def size(self, graph: str, variant: str) -> int:
+        """Bytes of one variant of one graph: of its file, and of its data file where it has one.
+
+        Raises:
+            BundleError: the bundle lacks the graph, or one of its files is missing or outside the bundle.
+        """
+        entry = self.variants(graph)[variant]
+        return sum(_size(self.path, file.file) for file in (entry, entry.data) if file is not None)
+
     @contextmanager
     def weights(self, graph: str, variant: str) -> Iterator[Path | None]:
         """A folder with the file of one variant of one graph and its data file, while the graph is loaded.
@@ -145,6 +154,14 @@ def _read(bundle: Path, name: str, limit: int) -> bytes:
         return file.read()
 
 
+def _size(bundle: Path, name: str) -> int:
+    if bundle.is_dir():
+        with _open_in_folder(bundle, name, _DATA_LIMIT) as file:
+            return os.fstat(file.fileno()).st_size
+    with _open_zip(bundle, name) as archive:
+        return archive.getinfo(name).file_size
+
+
 def _unpack(archive: Path, name: str, target: Path) -> None:
     with _open_in_zip(archive, name, _DATA_LIMIT) as file, target.open("wb") as unpacked:
         shutil.copyfileobj(file, unpacked, 2**20)
@@ -167,11 +184,18 @@ def _open_in_folder(folder: Path, name: str, limit: int) -> Iterator[io.Buffered
 
 @contextmanager
 def _open_in_zip(archive: Path, name: str, limit: int) -> Iterator[IO[bytes]]:
+    with _open_zip(archive, name) as opened:
+        _check_size(archive, name, opened.getinfo(name).file_size, limit)
+        with opened.open(name) as file:
+            yield file
+
+
+@contextmanager
+def _open_zip(archive: Path, name: str) -> Iterator[zipfile.ZipFile]:
+    """An archive, from which `name` shall be read."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            _check_size(archive, name, opened.getinfo(name).file_size, limit)
-            with opened.open(name) as file:
-                yield file
+            yield opened
     except KeyError:
         raise BundleError(f"{archive}: {name} is missing at the root of the archive") from None
     except _UNREADABLE_ZIP as error:

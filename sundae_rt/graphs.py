@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sundae_rt.backends import Backend, Graph, UnrollingGraph
 from sundae_rt.backends.origin import Origin
+from sundae_rt.backends.weights import SMALL
 from sundae_rt.bundle import Bundle
 from sundae_rt.choice import choose_variant, main_graph
 from sundae_rt.errors import BackendError, BundleError, SundaeError
@@ -46,7 +47,7 @@ class Graphs:
         self._loading = {graph: threading.Lock() for graph in manifest.graphs}
 
     def require(self, *names: str) -> None:
-        """Load these graphs, unless they are; several at once, except where an engine must be built for one.
+        """Load these graphs, unless they are; several at once, except large ones and those that engines are built for.
 
         Raises:
             BundleError: the bundle lacks one, its file is damaged, or it does not fit the manifest.
@@ -56,9 +57,11 @@ class Graphs:
             self._bundle.variants(name)  # says what is missing, before any is loaded
         if all(name in self._loaded for name in names):
             return
-        if not all(self._backend.is_built(self._origin(name)) for name in names):
+        # The memory that loading takes must not add up, and what takes minutes is for this thread: Ctrl-C reaches it.
+        is_large = any(self._bundle.size(name, self._variants[name].source) > SMALL for name in names)
+        if is_large or not all(self._backend.is_built(self._origin(name)) for name in names):
             for name in names:
-                self._graph(name)  # in this thread, which Ctrl-C reaches: building takes minutes, and ends with it
+                self._graph(name)
             return
         try:
             with ThreadPoolExecutor(len(names)) as threads:

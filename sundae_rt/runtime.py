@@ -1,6 +1,7 @@
 """The runtime: a bundle on a backend, ready to generate, inpaint, encode and decode."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
@@ -21,7 +22,7 @@ from sundae_rt.errors import InputError
 from sundae_rt.families import FAMILIES
 from sundae_rt.graphs import Graphs
 from sundae_rt.images import as_rgb
-from sundae_rt.sampler import IMAGE_BATCH, Model, Pool, Request
+from sundae_rt.sampler import Model, Pool, Request
 from sundae_rt.schedule import Schedule, Settings
 from sundae_rt.validation import bool_array, real_array, whole, whole_array
 
@@ -29,6 +30,10 @@ Codes = NDArray[np.int32]
 Pixels = NDArray[np.uint8]
 
 _log = logging.getLogger("sundae_rt")
+
+# At once, at most: what a decoder or encoder holds grows with the pixels, to gigabytes for a megapixel.
+_IMAGES: Final = 8
+_PIXELS: Final = 8 * 128 * 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,12 +111,14 @@ class Runtime:
         self.variant: Final = self._graphs.variant
         self._family = FAMILIES[self.manifest.family](self.manifest.vocabulary)
         self._conditioning = Conditioning(self.manifest)
+        self._image_batch = image_batch(self.manifest.image_size)
         self._pool = Pool(
             Model(
                 self._family,
                 self._conditioning.label_weights,
                 self._step,
                 self._pixels,
+                self._image_batch,
                 self._steps if backend.unrolls else None,
             ),
             batch_size=whole("batch_size", batch_size, 1, 2**16),
@@ -219,14 +226,14 @@ class Runtime:
         self._graphs.require("encoder")
         shape = (None, *(self.manifest.image_size or ()), 3)
         pixels = whole_array("images", images, shape, 0, 255, np.uint8)
-        codes = self._graphs.run_in_batches("encoder", {"images": pixels}, IMAGE_BATCH)["codes"]
+        codes = self._graphs.run_in_batches("encoder", {"images": pixels}, self._image_batch)["codes"]
         return codes.reshape(-1, *self.manifest.latent_grid)
 
     def decode(self, codes: NDArray[np.integer[Any]]) -> Pixels:
         """Images of codes: int32 [N,h,w] -> uint8 [N,H,W,3]."""
         self._graphs.require("decoder")
         flat = self._flat(codes, self.manifest.image_codes)
-        return self._graphs.run_in_batches("decoder", {"codes": flat}, IMAGE_BATCH)["images"]
+        return self._graphs.run_in_batches("decoder", {"codes": flat}, self._image_batch)["images"]
 
     def denoise(
         self,
@@ -283,7 +290,7 @@ class Runtime:
         self._graphs.require("logits")
         flat = self._flat(codes, self._family.input_codes)
         inputs = {"codes": flat, **self._conditioning.label_input(len(flat), label)}
-        logits = self._graphs.run_in_batches("logits", inputs, IMAGE_BATCH)["logits"]
+        logits = self._graphs.run_in_batches("logits", inputs, _IMAGES)["logits"]
         return logits.reshape(len(flat), *self.manifest.latent_grid, -1)
 
     def close(self) -> None:
@@ -363,6 +370,11 @@ class Runtime:
         """Checked codes, 0 .. count - 1, as int32 [N,T]."""
         grid = whole_array("codes", codes, (None, *self.manifest.latent_grid), 0, count - 1)
         return grid.reshape(len(grid), -1)
+
+
+def image_batch(size: tuple[int, int] | None) -> int:
+    """How many images of this size (H, W) are decoded or encoded at once, at most; a megapixel goes one by one."""
+    return _IMAGES if size is None else min(_IMAGES, max(1, _PIXELS // math.prod(size)))
 
 
 def _conditions(label: NDArray[np.int32] | None, guidance: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -15,7 +15,6 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,6 @@ from sundae_rt import noise, unrolling
 from sundae_rt.errors import BackendError, QueueFullError, SundaeError
 from sundae_rt.families import Family, Step
 from sundae_rt.schedule import Schedule
-
-IMAGE_BATCH: Final = 8
-"""Images that are decoded (or encoded) at once, at most: pixels, unlike codes, take memory."""
 
 _MAX_READY = 16  # decoded images that may wait for one slow caller, roughly; the others stay codes until it takes some
 
@@ -91,6 +87,7 @@ class Model:
         denoise: (codes int32 [B,T], temperature f32 [B], uniform f32 [B,T], label int32 [B] or None, guidance f32 [B])
             -> (proposal int32 [B,T], confidence f32 [B,T]).
         decode: codes int32 [B,T] -> images uint8 [B,H,W,3].
+        image_batch: images to decode at once, at most.
         unroll: K steps in a row, the first on `codes` and each other on what the one before wrote: (codes, label,
             guidance as above, temperature f32 [K,B], uniform f32 [K,B,T], update bool [K,B,T], where each step writes)
             -> the steps' proposals int32 [K,B,T]; None where every step is to come back to the host.
@@ -100,6 +97,7 @@ class Model:
     label_weights: Sequence[float] | None
     denoise: Callable[..., tuple[NDArray[np.int32], NDArray[np.float32]]]
     decode: Callable[[NDArray[np.int32]], NDArray[np.uint8]]
+    image_batch: int
     unroll: Callable[..., NDArray[np.int32]] | None = None
 
 
@@ -280,7 +278,7 @@ class Pool:
             later: list[Slot] = []
             for slot in self._finished:
                 if not slot.request.ended:
-                    has_room = len(batch) < IMAGE_BATCH and slot.request.results.qsize() < _MAX_READY
+                    has_room = len(batch) < self._model.image_batch and slot.request.results.qsize() < _MAX_READY
                     (batch if has_room else later).append(slot)
             self._finished = later
             if not batch:

@@ -26,6 +26,10 @@ def test_a_bundle_is_a_folder_or_a_zip_file(path: Path) -> None:
     assert bundle.read("denoiser", "fp32") == b"denoiser"
 
 
+def test_the_size_of_a_graph_is_that_of_its_files(path: Path) -> None:
+    assert Bundle.open(path).size("denoiser", "fp32") == len(b"denoiser")
+
+
 def test_the_fingerprint_is_the_hash_of_the_manifest(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     expected = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
@@ -48,6 +52,8 @@ def test_an_altered_or_missing_file_is_named(tmp_path: Path) -> None:
         bundle.read("denoiser", "fp32")
     with pytest.raises(BundleError, match=r"decoder\.onnx is missing"):
         bundle.read("decoder", "fp32")
+    with pytest.raises(BundleError, match=r"decoder\.onnx is missing"):
+        bundle.size("decoder", "fp32")
 
 
 def test_a_link_out_of_the_bundle_is_refused(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def sampled(
     def decode(codes: np.ndarray) -> np.ndarray:
         return np.zeros((len(codes), 1, 1, 3), np.uint8)
 
-    pool = Pool(Model(family, None, denoise, decode), batch_size=2, max_waiting=100)
+    pool = Pool(Model(family, None, denoise, decode, 8), batch_size=2, max_waiting=100)
     editable = np.ones(positions, bool) if editable is None else editable
     kept = np.zeros(positions, np.int32) if kept is None else kept
     finished = pool.stream(Request(rows, 0, schedule, None, editable, kept))

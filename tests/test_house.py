@@ -34,7 +34,7 @@ BACKENDS = {
 }
 # What a distribution is imported as, where that is not its own name.
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
-EXTRAS_ONLY = {"torch", "onnx", "onnxscript", "einops", "accelerate", "safetensors", "yaml", *BACKENDS}
+EXTRAS_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "einops", "accelerate", "safetensors", "yaml", *BACKENDS}
 RUNTIMES = ("onnxruntime", "ort-nightly")  # how the names of all packages of ONNX Runtime begin
 PUBLIC = {
     "BackendError",

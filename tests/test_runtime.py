@@ -17,7 +17,9 @@ from PIL import Image
 import sundae_rt
 from fakes import GRID, IMAGE, LABELS, VOCABULARY, FakeBackend, absorbing, entry, fake_runtime, labelled, settle
 from sundae_rt import BackendError, BundleError, InputError, QueueFullError, Runtime, SundaeError, noise
+from sundae_rt import runtime as runtime_module
 from sundae_rt.bundle import Bundle
+from sundae_rt.runtime import image_batch
 from sundae_rt.schedule import Schedule, Settings
 
 
@@ -344,6 +346,40 @@ def test_encode_and_decode_are_batched(tmp_path: Path) -> None:
     assert images.dtype == np.uint8
     assert np.array_equal(runtime.encode(images), codes)
     assert backend.calls == [(graph, rows) for graph in ("decoder", "encoder") for rows in (8, 8, 3)]
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(None, 8), ((28, 28), 8), ((128, 128), 8), ((256, 256), 2), ((512, 512), 1), ((1024, 1024), 1)]
+)
+def test_the_larger_images_are_the_fewer_are_decoded_at_once(size: tuple[int, int] | None, count: int) -> None:
+    assert image_batch(size) == count
+
+
+def test_the_batches_of_large_images_are_smaller_whoever_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, "_PIXELS", 2 * IMAGE[0] * IMAGE[1])
+    backend = FakeBackend()
+    small = fake_runtime(tmp_path, backend)
+    small.encode(small.decode(grids(3)))
+    small.generate(n=6, steps=1)
+    rows = [rows for graph, rows in backend.calls if graph != "denoiser"]
+    assert max(rows) == 2 and sum(rows) == 3 + 3 + 6
+
+
+def test_a_job_loads_the_graphs_that_it_needs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend()
+    load, loaded = backend.load, []
+
+    def note(model: bytes, name: str, *rest: Any, **options: Any) -> Any:
+        loaded.append(name)
+        return load(model, name, *rest, **options)
+
+    monkeypatch.setattr(backend, "load", note)
+    runtime = fake_runtime(tmp_path, backend)
+    assert loaded == []
+    runtime.generate(n=2, steps=1)
+    assert sorted(loaded) == ["decoder (fp32)", "denoiser (fp32)"]
+    runtime.encode(np.zeros((1, *IMAGE, 3), np.uint8))
+    assert loaded[2:] == ["encoder (fp32)"]
 
 
 def test_denoise_is_one_step(runtime: Runtime) -> None:

@@ -16,7 +16,7 @@ from fakes import VOCABULARY, FakeBackend, settle, wander
 from sundae_rt import noise
 from sundae_rt.errors import BackendError, QueueFullError, SundaeError
 from sundae_rt.families import Sundae
-from sundae_rt.sampler import IMAGE_BATCH, Model, Pool, Request
+from sundae_rt.sampler import Model, Pool, Request
 from sundae_rt.schedule import Schedule
 
 POSITIONS = 12
@@ -43,7 +43,7 @@ def decode(codes: np.ndarray) -> np.ndarray:
 
 
 def pool(denoise: Denoiser | None = None, *, batch_size: int = 4, max_waiting: int = 1000, **model: Any) -> Pool:
-    model = {"family": Sundae(VOCABULARY), "label_weights": None, "decode": decode, **model}
+    model = {"family": Sundae(VOCABULARY), "label_weights": None, "decode": decode, "image_batch": 8, **model}
     return Pool(Model(denoise=denoise or Denoiser(), **model), batch_size=batch_size, max_waiting=max_waiting)
 
 
@@ -207,9 +207,9 @@ def test_images_are_decoded_in_bounded_batches() -> None:
         sizes.append(len(codes))
         return decode(codes)
 
-    list(pool(decode=counting, batch_size=64).stream(request(30)))
+    list(pool(decode=counting, batch_size=64, image_batch=3).stream(request(30)))
     assert sum(sizes) == 30
-    assert max(sizes) <= IMAGE_BATCH
+    assert max(sizes) <= 3
 
 
 def test_a_slow_caller_does_not_pile_up_images() -> None:

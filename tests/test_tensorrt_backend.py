@@ -14,7 +14,7 @@ import pytest
 
 from fake_tensorrt import FakeDriver, engine_bytes, fake_library
 from fakes import ALL_GRAPHS, FakeBackend, entry, write_bundle
-from sundae_rt import backends
+from sundae_rt import backends, graphs
 from sundae_rt.backends import open_backend, timings
 from sundae_rt.backends import tensorrt as tensorrt_backend
 from sundae_rt.backends.driver import Device
@@ -236,9 +236,10 @@ def test_asked_for_by_name_it_builds(builds: list[str | None], auto: FakeBackend
     assert builds == ["portable"]
 
 
-def test_graphs_for_which_engines_must_be_built_load_in_the_thread_that_ctrl_c_reaches(
+def test_graphs_load_at_once_unless_they_are_large_or_engines_must_be_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What loading large ones takes does not add up, and Ctrl-C reaches the thread that builds."""
     loaded = []
     slow = FakeBackend()
     load = slow.load
@@ -248,8 +249,10 @@ def test_graphs_for_which_engines_must_be_built_load_in_the_thread_that_ctrl_c_r
         return load(*args, **options)
 
     monkeypatch.setattr(slow, "load", note)
-    for is_built, in_main in ((True, False), (False, True)):
+    size = len("denoiser")  # the larger one
+    for is_built, limit, in_main in ((True, size, False), (True, size - 1, True), (False, size, True)):
         monkeypatch.setattr(slow, "is_built", lambda origin, answer=is_built: answer)
+        monkeypatch.setattr(graphs, "SMALL", limit)
         loaded.clear()
         Graphs(Bundle.open(write_bundle(tmp_path)), slow, "auto").require("denoiser", "decoder")
         assert loaded == [in_main, in_main]

@@ -105,9 +105,10 @@ class OnnxRuntimeBackend:
             )
         if self._provider != "CPUExecutionProvider":
             return OnnxRuntimeDeviceGraph(self._library, session, f"{self.name}: {name}", "cuda")
-        is_small = self._cores.count > 1 and size_of(model, folder) <= SMALL
-        lone = self._session(model, name, folder, 1) if is_small else None
-        return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._cores)
+        is_small = size_of(model, folder) <= SMALL
+        lone = self._session(model, name, folder, 1) if is_small and self._cores.count > 1 else None
+        options = None if is_small else self._returning()
+        return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._cores, options)
 
     def is_built(self, origin: Origin) -> bool:
         """See `Backend.is_built`; nothing is built here."""
@@ -119,6 +120,10 @@ class OnnxRuntimeBackend:
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
         settings.use_deterministic_compute = True
+        # A pattern is one more block for all that a run holds, for each size of batch, beside what the first run took.
+        settings.enable_mem_pattern = False
+        # The memory that runs share grows by powers of two; weights are as large as they are.
+        settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         if folder is not None:
             settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         if self._provider != "CPUExecutionProvider":
@@ -131,6 +136,12 @@ class OnnxRuntimeBackend:
             )
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise BackendError(f"{self.name}: cannot load {name}: {one_line(error)}") from error
+
+    def _returning(self) -> Any:
+        """Options of a run that gives back, when it ends, the memory of what it worked out."""
+        options = self._library.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def _check_cuda(self) -> None:
         if self._provider not in self._library.get_available_providers():
@@ -182,10 +193,14 @@ class OnnxRuntimeGraph:
         lone: the same graph with one thread, or None. Batches of as many rows as cores or more run on it side by
             side: the threads of one session wait for each other at every operator, which costs a small graph much time.
         cores: those of the backend, where it computes on the CPU.
+        options: of each run, ONNX Runtime's own; None are its usual ones.
     """
 
-    def __init__(self, session: Any, name: str, lone: Any = None, cores: Cores | None = None) -> None:
+    def __init__(
+        self, session: Any, name: str, lone: Any = None, cores: Cores | None = None, options: Any = None
+    ) -> None:
         self._session = session
+        self._options = options
         self._lone = lone
         self._cores = cores
         self._name = name
@@ -220,7 +235,7 @@ class OnnxRuntimeGraph:
             return self._on(self._lone, inputs)
 
     def _on(self, session: Any, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
-        outputs: Outputs = session.run(self._outputs, dict(inputs))
+        outputs: Outputs = session.run(self._outputs, dict(inputs), self._options)
         return outputs
 
 

@@ -95,7 +95,10 @@ class OpenVinoBackend:
 @functools.cache
 def _core(openvino: Any) -> Any:
     """The process's one core: where several had refused what is no graph, OpenVINO 2026.4 crashed the process later."""
-    return openvino.Core()
+    core = openvino.Core()
+    # A mapped file of weights would stay in memory as a whole for as long as the graph does, whatever was made of them.
+    core.set_property({"ENABLE_MMAP": False})
+    return core
 
 
 def _variants(present: frozenset[str]) -> tuple[str, ...]:
@@ -126,7 +129,6 @@ class OpenVinoGraph:
 
     def __init__(self, core: Any, model: Any, name: str, *, precision: str, is_small: bool, cores: Cores) -> None:
         self._core = core
-        self._model = model
         self._name = name
         self._precision = precision
         self._cores = cores
@@ -141,8 +143,10 @@ class OpenVinoGraph:
         self._outputs = [entry.get_node().get_friendly_name().removesuffix("/sink_port_0") for entry in model.outputs]
         start = perf_counter()
         is_split = is_small and cores.count > 1
-        self._apart = self._compiled(cores.count) if is_split else None
-        self._together = None if is_split else self._compiled(1)
+        self._apart = self._compiled(model, cores.count) if is_split else None
+        self._together = None if is_split else self._compiled(model, 1)
+        # Kept, where it may be compiled again: what was read holds the weights a second time.
+        self._model = model if is_split else None
         self._patience = perf_counter() - start
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -171,7 +175,8 @@ class OpenVinoGraph:
         """Whether batches of few rows run on one core still; compiles for all cores when they no longer shall."""
         with self._lock:
             if self._together is None and self._patience <= 0:
-                self._together = self._compiled(1)
+                self._together = self._compiled(self._model, 1)
+                self._model = None
             return self._together is None
 
     def _one(self, inputs: Mapping[str, NDArray[Any]]) -> Outputs:
@@ -184,7 +189,7 @@ class OpenVinoGraph:
         with self._cores.held(self._cores.count):
             return self._together.run(inputs)
 
-    def _compiled(self, streams: int) -> "_Compiled":
+    def _compiled(self, model: Any, streams: int) -> "_Compiled":
         options = {
             "INFERENCE_PRECISION_HINT": self._precision,
             "INFERENCE_NUM_THREADS": self._cores.count,
@@ -192,7 +197,7 @@ class OpenVinoGraph:
             # Threads that are tied to cores of their own choice would meet those of other graphs there.
             "ENABLE_CPU_PINNING": False,
         }
-        return _Compiled(self._core.compile_model(self._model, "CPU", options))
+        return _Compiled(self._core.compile_model(model, "CPU", options))
 
     def _checked(self, inputs: Mapping[str, NDArray[Any]]) -> int:
         """The number of rows. OpenVINO casts other types without a word, and may crash on other shapes."""

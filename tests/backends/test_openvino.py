@@ -69,9 +69,9 @@ def test_few_rows_get_all_cores_once_they_have_taken_as_long_as_compiling(
     streams = []
     compiled = openvino_backend.OpenVinoGraph._compiled
 
-    def note(graph: Any, count: int) -> Any:
+    def note(graph: Any, model: Any, count: int) -> Any:
         streams.append(count)
-        return compiled(graph, count)
+        return compiled(graph, model, count)
 
     now = iter(range(1000))
     monkeypatch.setattr(openvino_backend, "perf_counter", lambda: next(now))

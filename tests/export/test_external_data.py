@@ -1,4 +1,4 @@
-"""A model too large for one protobuf has its weights in a file beside its graph: listed, hashed, never elsewhere."""
+"""A large model has its weights in a file beside its graph: listed, hashed, never elsewhere."""
 
 import hashlib
 import json
@@ -25,9 +25,9 @@ def logits(tmp_path_factory):
     torch.manual_seed(0)
     module = Logits(HourglassPrior(HourglassConfig(11, (4, 4), (0, 1, 0), (16,), (1,)))).eval()
     inputs = {"codes": torch.arange(32, dtype=torch.int32).view(2, 16) % 11}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "INLINE_LIMIT", 10_000)
-        model = conversion.to_onnx(module, inputs, ["logits"], folder / "logits.onnx")
+    model = conversion.to_onnx(module, inputs, ["logits"], folder / "logits.onnx", inline_limit=10_000)
+    inside = conversion.to_onnx(module, inputs, ["logits"])
+    assert [*model.graph.node] == [*inside.graph.node]  # wherever the weights are, the graph is the same
     checks.check_logits(model, module, inputs, folder)
     (folder / "logits.onnx").write_bytes(model.SerializeToString())
     digest = {
@@ -61,6 +61,11 @@ def test_the_weights_lie_beside_the_graph(logits):
     weights = sum(tensor.nbytes for tensor in module.state_dict().values()) - unused
     assert (folder / "logits.onnx.data").stat().st_size > 0.95 * weights
     assert (folder / "logits.onnx").stat().st_size < 0.5 * weights
+
+
+def test_the_size_of_a_graph_counts_them(path, logits):
+    files = [logits[0] / name for name in ("logits.onnx", "logits.onnx.data")]
+    assert Bundle.open(path).size("logits", "fp32") == sum(file.stat().st_size for file in files)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])

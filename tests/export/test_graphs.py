@@ -134,6 +134,12 @@ def test_a_graph_tells_nothing_of_the_machine_that_made_it(exported):
     assert b".py" not in data and b"site-packages" not in data
 
 
+def test_no_tensor_is_in_a_graph_twice(exported):
+    _, model = exported
+    tensors = [(tensor.data_type, *tensor.dims, tensor.raw_data) for tensor in model.graph.initializer]
+    assert len(tensors) > 20 and len(set(tensors)) == len(tensors)
+
+
 def test_dropping_an_output_leaves_the_others(exported):
     _, original = exported
     model = type(original)()

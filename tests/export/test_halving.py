@@ -78,7 +78,9 @@ def test_products_are_in_16_bits_and_what_overflows_is_in_fp32(made: tuple[Path,
     weights = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 2 and np.prod(tensor.dims) > 64]
     assert weights and {tensor.data_type for tensor in weights} == {KINDS[name]}
     for graph in ("decoder", "encoder"):
-        assert types_of(onnx.load(made[0] / f"{graph}-{name}.onnx"), "Conv") == {KINDS[name]}
+        model = onnx.load(made[0] / f"{graph}-{name}.onnx")
+        assert types_of(model, "Conv") == {KINDS[name]}
+        assert types_of(model, "InstanceNormalization") == {TensorProto.FLOAT}
 
 
 @pytest.mark.parametrize("name", [*KINDS])

@@ -91,6 +91,8 @@ def test_all_products_but_the_head_take_8_bits_and_the_rest_stays_in_fp32(made: 
             value, scale, zero = node.input
             assert tensors[zero].dtype == np.int8 and not tensors[zero].any()
             assert tensors[scale].shape == (tensors[value].shape[1:] if value in tensors else ())
+    zeros = [values.shape for values in tensors.values() if values.dtype == np.int8]
+    assert len(set(zeros)) == len(zeros)  # one zero point serves all of its size
 
 
 def test_the_8_bit_denoiser_becomes_an_engine(made: tuple[Path, list[str]]) -> None:

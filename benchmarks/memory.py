@@ -1,0 +1,84 @@
+"""The most memory that an export and a job take, through the command line, at a preset's real size.
+
+``python -m benchmarks.memory --preset ffhq256-2102`` exports the preset with random weights, unless it lies there
+already, has each backend make pictures of it in a process of its own, and writes what they took to
+`benchmarks/results/`. Peak memory is the largest resident set of a process, mapped files included, as Linux
+counts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def peak_mib(command: Sequence[str]) -> float:
+    """Runs a command and returns the most memory that it held at once, in MiB.
+
+    Linux also counts what this process held when it started the other one, which is little.
+
+    Raises:
+        click.ClickException: the command failed; it said why on stderr.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise click.ClickException(f"{' '.join(command)} ended with {process.returncode}")
+    return round(usage.ru_maxrss / 1024, 1)
+
+
+@click.command()
+@click.option("--preset", default="ffhq256-2102", show_default=True)
+@click.option("--variants", default="fp32,int8", show_default=True, help="What to export.")
+@click.option("--backend", "backends", multiple=True, default=("cpu", "openvino"), show_default=True)
+@click.option("--n", "images", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--bundles", type=click.Path(path_type=Path), default=Path("build/benchmarks"), show_default=True)
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+def main(
+    preset: str,
+    variants: str,
+    backends: Sequence[str],
+    images: int,
+    steps: int,
+    batch_size: int,
+    bundles: Path,
+    results: Path,
+) -> None:
+    """Measure the peak memory of an export and of a job on each backend."""
+    bundle, peaks = bundles / preset, {}
+    sundae_rt = [sys.executable, "-m", "sundae_rt"]
+    if not bundle.exists():
+        options = ["--preset", preset, "--random-weights", "--variants", variants, "--out", str(bundle)]
+        peaks["export"] = peak_mib([*sundae_rt, "export", *options])
+        click.echo(f"{preset}, export: {peaks['export']:.0f} MiB")
+    for backend in backends:
+        with tempfile.TemporaryDirectory(prefix="sundae-rt-") as out:
+            sizes = ["--n", str(images), "--steps", str(steps)]
+            options = ["--bundle", str(bundle), "--backend", backend, "--batch-size", str(batch_size), "--out", out]
+            peaks[backend] = peak_mib([*sundae_rt, "generate", *sizes, *options])
+        click.echo(f"{preset}, {images} images, {steps} steps, batch {batch_size}, {backend}: {peaks[backend]:.0f} MiB")
+    from benchmarks import machine  # only now: it brings PyTorch, whose memory `peak_mib` would count
+
+    settings = {"preset": preset, "images": images, "steps": steps, "batch_size": batch_size}
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f"memory-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    told = {"machine": machine.describe(), "settings": settings, "peak_mib": peaks}
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    click.echo(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
