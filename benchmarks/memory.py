@@ -9,7 +9,6 @@ counts it.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,23 +18,30 @@ from pathlib import Path
 
 import click
 
+from benchmarks import machine
+
 RESULTS = Path(__file__).parent / "results"
+
+
+# Linux also counts what a process held that started the other one, so this starts it, which holds next to nothing.
+_WATCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 
 
 def peak_mib(command: Sequence[str]) -> float:
     """Runs a command and returns the most memory that it held at once, in MiB.
 
-    Linux also counts what this process held when it started the other one, which is little.
-
     Raises:
         click.ClickException: the command failed; it said why on stderr.
     """
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise click.ClickException(f"{' '.join(command)} ended with {process.returncode}")
-    return round(usage.ru_maxrss / 1024, 1)
+    done = subprocess.run([sys.executable, "-c", _WATCHER, *command], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise click.ClickException(f"{' '.join(command)} ended with {done.returncode}")
+    return round(int(done.stdout) / 1024, 1)
 
 
 @click.command()
@@ -70,8 +76,6 @@ def main(
             options = ["--bundle", str(bundle), "--backend", backend, "--batch-size", str(batch_size), "--out", out]
             peaks[backend] = peak_mib([*sundae_rt, "generate", *sizes, *options])
         click.echo(f"{preset}, {images} images, {steps} steps, batch {batch_size}, {backend}: {peaks[backend]:.0f} MiB")
-    from benchmarks import machine  # only now: it brings PyTorch, whose memory `peak_mib` would count
-
     settings = {"preset": preset, "images": images, "steps": steps, "batch_size": batch_size}
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"memory-{time.strftime('%Y%m%d-%H%M%S')}.json"
