@@ -107,6 +107,29 @@ def test_the_teachers_guidance_is_in_what_the_student_learns(guidance, code, cal
     assert torch.allclose(logits[..., 8], torch.tensor(50.0 * (1 - guidance)))
 
 
+def test_a_student_of_as_many_steps_learns_the_guidance_in_the_states_of_ordinary_training():
+    torch.manual_seed(0)
+    student, teacher = Sure(6, 6), Sure(7, 8, height=1.0)
+    loss = objective(student, teacher, student_steps=12, teacher_guidance=3.0, unroll_steps=2)
+    states, target = loss._unrolled(CODES, LABELS)
+    assert len(states) == 2
+    assert ((states[0] != 5).float().mean(1) > 0).any()  # noise on the real codes; then what the guided teacher drew
+    assert (states[1] == 7).float().mean() > 0.4
+    logits = torch.zeros(11)
+    logits[7], logits[8] = 3.0, -2.0
+    assert torch.allclose(target, logits.softmax(-1).expand_as(target))
+    assert target.shape == (6, 16, 11)
+    loss(CODES, LABELS, 0).loss.backward()
+    assert student.seen[-1][0].shape == (6, 16) and torch.equal(student.seen[-1][1], LABELS.repeat(2))
+
+
+def test_a_student_of_as_many_steps_keeps_the_schedule_without_its_guidance():
+    own = SundaeSchedule(20, (0.9, 0.9), "ancestral", min_steps=10, guidance=1.5, order="confidence")
+    how = Distillation(student_steps=20, teacher_steps=20, teacher_guidance=1.5)
+    assert how.schedule(own) == SundaeSchedule(20, (0.9, 0.9), "ancestral", min_steps=10, order="confidence")
+    assert Distillation(student_steps=4).schedule(own) == SundaeSchedule(4, (1.0, 1.0), (1.0, 1.0), min_steps=4)
+
+
 def test_label_dropout_hides_the_label_from_student_and_teacher_alike():
     torch.manual_seed(0)
     student, teacher = Sure(6, 6), Sure(7, 8)
@@ -141,7 +164,8 @@ def test_only_the_student_has_gradients():
     ("setting", "told"),
     [
         ("student_steps = 0", "steps must be a whole number from 1"),
-        ("teacher_steps = 4", r"teacher_steps is 4: it must be more than student_steps \(4\)"),
+        ("teacher_steps = 3", r"teacher_steps is 3: it must be at least student_steps \(4\)"),
+        ("teacher_steps = 4", r"a student of as many steps as its teacher \(4\) learns its guidance alone"),
         ("teacher_guidance = -1", "guidance must be"),
         ("teacher_guidance = inf", "guidance must be"),
         ("temperature = [1.0, -0.5]", "temperature must be"),

@@ -4,6 +4,8 @@ The student starts as the teacher. From states in which it will stand when it ha
 which the teacher's long chain ends from there. What the teacher's guidance does is learned on the way, so the student
 needs none, which halves the price of each step. The positions of one step are drawn independently whatever is learned:
 that bounds how few steps can do.
+
+A student of as many steps as its teacher learns the guidance alone: the first stage of Meng et al. 2023.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sundae_rt.training.prior.denoising import DenoisingLoss, drop_labels
+from sundae_rt.training.prior.denoising import DenoisingLoss, drop_labels, sample_codes
 from sundae_rt.training.prior.families import Distillation
 from sundae_rt.training.prior.hourglass import HourglassPrior
-from sundae_rt.training.prior.sundae import share_at, unroll
+from sundae_rt.training.prior.sundae import corrupt, share_at, unroll
 from sundae_rt.training.prior.teacher import Teacher
 
 
@@ -28,6 +30,9 @@ class DistillationLoss(nn.Module):
     of its own schedule. Where the student stopped, and all later places of the chain in which it would stand between
     two of its steps, are states to learn from. Each time the target is how the codes are distributed at the end, given
     the codes before the teacher's last step: less noisy than the codes that it would draw.
+
+    A student of as many steps learns from the states of ordinary training instead, and there the target is how the
+    guided teacher's codes are distributed after that step.
 
     ``real`` is the ordinary objective, of weight ``how.real_share``.
     """
@@ -52,10 +57,10 @@ class DistillationLoss(nn.Module):
             codes, by their weights; how often the student's most probable code is the target's.
         """
         hidden = drop_labels(labels, self.how.label_dropout, self.prior.config.labels)
-        states, target = self._chain(codes, hidden)
+        is_shorter = self.how.student_steps < self.how.teacher_steps
+        states, target = (self._chain if is_shorter else self._unrolled)(codes, hidden)
         repeated = None if hidden is None else hidden.repeat(len(states))
         logits = self.prior(torch.cat(states), repeated).float()
-        target = target.repeat(len(states), 1, 1)
         apart = functional.kl_div(logits.log_softmax(-1), target, reduction="none").sum(-1).mean()
         accuracy = (logits.detach().argmax(-1) == target.argmax(-1)).float().mean()
         share = self.how.real_share
@@ -65,7 +70,7 @@ class DistillationLoss(nn.Module):
 
     @torch.no_grad()
     def _chain(self, like: Tensor, labels: Tensor | None) -> tuple[list[Tensor], Tensor]:
-        """States ``[B, T]`` of one chain a grid, and how its codes are distributed at its end, ``[B, T, V]``."""
+        """N states ``[B, T]`` of one chain a grid, and how its codes are distributed at its end, ``[N * B, T, V]``."""
         how, schedule = self.how, self.schedule
         training = self.prior.training
         self.prior.eval()
@@ -90,7 +95,20 @@ class DistillationLoss(nn.Module):
         logits = denoise(codes).float()
         sure = functional.one_hot(torch.stack((codes, logits.argmax(-1))), logits.shape[-1]).float()
         proposed = (logits / temperature).softmax(-1) if temperature > 0 else sure[1]
-        return states, share * proposed + (1 - share) * sure[0]
+        return states, (share * proposed + (1 - share) * sure[0]).repeat(len(states), 1, 1)
+
+    @torch.no_grad()
+    def _unrolled(self, codes: Tensor, labels: Tensor | None) -> tuple[list[Tensor], Tensor]:
+        """N states ``[B, T]``, of noise on real codes and of what the teacher makes of it, and its steps from there."""
+        denoise = self._guided(labels)
+        state = corrupt(codes, torch.rand(codes.shape[0], device=codes.device), self.prior.config.vocabulary)
+        states, targets = [], []
+        for _ in range(self.how.unroll_steps):
+            logits = denoise(state).float()
+            states.append(state)
+            targets.append(logits.softmax(-1))
+            state = sample_codes(logits)
+        return states, torch.cat(targets)
 
     def _guided(self, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
         """The teacher's logits with its guidance, as the runtime's graph computes them."""

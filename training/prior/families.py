@@ -6,7 +6,7 @@ The runtime's half of a family, the rules of its sampler, is :mod:`sundae_rt.fam
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from torch import Tensor, nn
@@ -122,16 +122,22 @@ class Distillation(SundaeTraining):
         # The runtime's own rules for what a schedule may be.
         Schedule(self.student_steps, self.temperature, self.proportion, min_steps=1)
         Schedule(self.teacher_steps, min_steps=1, guidance=self.teacher_guidance)
-        if self.teacher_steps <= self.student_steps:
+        if self.teacher_steps < self.student_steps:
             raise InputError(
-                f"teacher_steps is {self.teacher_steps}: it must be more than student_steps ({self.student_steps})"
+                f"teacher_steps is {self.teacher_steps}: it must be at least student_steps ({self.student_steps})"
+            )
+        if self.teacher_steps == self.student_steps and self.teacher_guidance == 1:
+            raise InputError(
+                f"a student of as many steps as its teacher ({self.teacher_steps}) learns its guidance alone: "
+                "teacher_guidance must not be 1"
             )
         if not 0 <= self.real_share < 1:
             raise InputError(f"real_share is {self.real_share}: it must be from 0 up and less than 1")
 
-    @property
-    def schedule(self) -> SundaeSchedule:
-        """The student's: it takes all of its few steps."""
+    def schedule(self, own: SundaeSchedule) -> SundaeSchedule:
+        """The student's: it takes all of its few steps. One of as many steps as its teacher keeps ``own``, unguided."""
+        if self.student_steps == self.teacher_steps:
+            return replace(own, guidance=1.0)
         return SundaeSchedule(self.student_steps, self.temperature, self.proportion, min_steps=self.student_steps)
 
 

@@ -24,7 +24,7 @@ class PriorPreset:
     def student(self) -> PriorPreset:
         """The same for the student of a distillation: its own training and schedule."""
         how = self.distillation
-        return replace(self, training=how, schedule=how.schedule)
+        return replace(self, training=how, schedule=how.schedule(self.schedule))
 
     def lasting(self, steps: int | None) -> PriorPreset:
         """The same with another number of training steps, if one is given."""
