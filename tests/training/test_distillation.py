@@ -234,7 +234,7 @@ def test_a_students_few_steps_are_better_than_its_teachers(stripes):
 
 
 @torch.no_grad()
-def divergence(model, teacher, schedule):
+def divergence(model, teacher, schedule, temperature=1.0):
     """How far a model is, in nats a code, from the ends of chains that are the same for whatever model."""
     torch.manual_seed(0)
     labels = torch.arange(64) % teacher.config.labels
@@ -243,7 +243,7 @@ def divergence(model, teacher, schedule):
     for _ in range(8):  # of several beginnings
         states, target = chains._chain(torch.zeros(64, 64, dtype=torch.long), labels)
         for state in states:
-            likely = model(state, labels).log_softmax(-1)
+            likely = (model(state, labels) / temperature).log_softmax(-1)
             apart.append(torch.nn.functional.kl_div(likely, target, reduction="none").sum(-1).mean())
     return float(torch.stack(apart).mean())
 
@@ -256,7 +256,9 @@ def test_a_student_of_real_crops_learns_and_is_exported_with_its_few_steps(prior
     student = prior_training.train(codes, tmp_path / "student", preset="toy", distil=prior, say=silent)
     assert (student.parent / "prior-samples.png").exists()
     teacher, schedule = loaded(prior), SundaeSchedule(**checkpoint.load(prior, "prior")["schedule"])
-    assert divergence(loaded(student), teacher, schedule) < 0.9 * divergence(teacher, teacher, schedule)
+    # More than that the ends of chains are cooler than what its teacher says at once.
+    cooled = [divergence(teacher, teacher, schedule, temperature) for temperature in (1.0, 0.9, 0.8, 0.7)]
+    assert divergence(loaded(student), teacher, schedule) < min(cooled)
     bundle = export_checkpoint(student, out=tmp_path / "bundle", say=silent)
     with sundae_rt.load(bundle, variant="fp32") as runtime:
         assert runtime.manifest.provenance["prior"]["distilled_from"]["preset"] == "toy"

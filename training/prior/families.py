@@ -99,8 +99,7 @@ class Distillation(SundaeTraining):
     checkpoint; ``real_share``: the weight of the ordinary loss on real codes, which keeps the student from drifting.
     The other settings are those of ``[prior.training]``.
 
-    What the student learns has the teacher's temperature already: one below 1 of its own sharpens a second time, and as
-    it learns from its own states, again with every step of training.
+    What the student learns has the teacher's temperature already: one below 1 of its own sharpens a second time.
     """
 
     steps: int = 2_000
