@@ -68,6 +68,8 @@ def test_a_student_is_an_ordinary_prior_that_says_whose_it_is(here):
         "proportion": (1.0, 1.0),
         "min_steps": 4,
         "guidance": 1.0,
+        "order": "uniform",
+        "choice_temperature": (0.0, 0.0),
     }
     made_from = student["provenance"]["distilled_from"]
     assert made_from["weights_sha256"] == checkpoint.tensor_hash(teacher["weights"])

@@ -57,8 +57,11 @@ class DistillationLoss(nn.Module):
             codes, by their weights; how often the student's most probable code is the target's.
         """
         hidden = drop_labels(labels, self.how.label_dropout, self.prior.config.labels)
-        is_shorter = self.how.student_steps < self.how.teacher_steps
-        states, target = (self._chain if is_shorter else self._unrolled)(codes, hidden)
+        if self.how.student_steps < self.how.teacher_steps:
+            states, end = self._chain(codes, hidden)
+            target = end.repeat(len(states), 1, 1)
+        else:
+            states, target = self._unrolled(codes, hidden)
         repeated = None if hidden is None else hidden.repeat(len(states))
         logits = self.prior(torch.cat(states), repeated).float()
         apart = functional.kl_div(logits.log_softmax(-1), target, reduction="none").sum(-1).mean()
@@ -70,7 +73,7 @@ class DistillationLoss(nn.Module):
 
     @torch.no_grad()
     def _chain(self, like: Tensor, labels: Tensor | None) -> tuple[list[Tensor], Tensor]:
-        """N states ``[B, T]`` of one chain a grid, and how its codes are distributed at its end, ``[N * B, T, V]``."""
+        """States ``[B, T]`` of one chain a grid, and how its codes are distributed at its end, ``[B, T, V]``."""
         how, schedule = self.how, self.schedule
         training = self.prior.training
         self.prior.eval()
@@ -95,7 +98,7 @@ class DistillationLoss(nn.Module):
         logits = denoise(codes).float()
         sure = functional.one_hot(torch.stack((codes, logits.argmax(-1))), logits.shape[-1]).float()
         proposed = (logits / temperature).softmax(-1) if temperature > 0 else sure[1]
-        return states, (share * proposed + (1 - share) * sure[0]).repeat(len(states), 1, 1)
+        return states, share * proposed + (1 - share) * sure[0]
 
     @torch.no_grad()
     def _unrolled(self, codes: Tensor, labels: Tensor | None) -> tuple[list[Tensor], Tensor]:
