@@ -60,8 +60,31 @@ def test_the_graphs_hold_every_parameter_that_counts_of_the_papers_sizes(bundle:
     assert size["encoder"] + size["decoder"] == pytest.approx(4 * (vqgan["parameters"] + twice), abs=SLACK)
 
 
+def test_its_engines_are_built_of_its_graphs_without_pytorch(bundle: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="engines are built by the package tensorrt-rtx")
+    command("build", "--bundle", bundle, "--precision", "fp32", "--batch", "1", "--batch", "1:64")
+    sizes = {path.name.split("-")[0]: path.stat().st_size for path in (bundle / "engines").glob("*.engine")}
+    # An engine holds its weights.
+    assert sizes["denoiser"] > 3.9 * (PARAMETERS - UNUSED)
+    assert min(sizes["decoder"], sizes["encoder"]) > 4 * 2**20
+
+
 def test_a_seed_gives_the_same_picture_in_every_run(bundle: Path, tmp_path: Path) -> None:
-    command("generate", "--bundle", bundle, "--n", "1", "--steps", "2", "--seed", "5", "--out", tmp_path)
+    command(
+        "generate",
+        "--bundle",
+        bundle,
+        "--variant",
+        "fp32",
+        "--n",
+        "1",
+        "--steps",
+        "2",
+        "--seed",
+        "5",
+        "--out",
+        tmp_path,
+    )
     with Image.open(tmp_path / "000000.png") as image:
         assert (image.mode, image.size) == ("RGB", (256, 256))
         written = np.asarray(image)
