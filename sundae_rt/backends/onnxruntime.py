@@ -96,7 +96,8 @@ class OnnxRuntimeBackend:
         origin: Origin | None = None,
     ) -> "OnnxRuntimeGraph":
         """See `Backend.load`; nothing is derived here, and nothing kept."""
-        session = self._session(model, name, folder, self._cores.count)
+        is_small = size_of(model, folder) <= SMALL
+        session = self._session(model, name, folder, self._cores.count, is_small)
         if self._provider not in session.get_providers():
             raise BackendError(f"{self.name}: {self._provider} does not start: {self._why_not()}")
         if left := self._left_to_cpu(session):
@@ -105,8 +106,7 @@ class OnnxRuntimeBackend:
             )
         if self._provider != "CPUExecutionProvider":
             return OnnxRuntimeDeviceGraph(self._library, session, f"{self.name}: {name}", "cuda")
-        is_small = size_of(model, folder) <= SMALL
-        lone = self._session(model, name, folder, 1) if is_small and self._cores.count > 1 else None
+        lone = self._session(model, name, folder, 1, is_small) if is_small and self._cores.count > 1 else None
         options = None if is_small else self._returning()
         return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._cores, options)
 
@@ -114,7 +114,9 @@ class OnnxRuntimeBackend:
         """See `Backend.is_built`; nothing is built here."""
         return True
 
-    def _session(self, model: bytes, name: str, folder: Path | None, threads: int, **entries: str) -> Any:
+    def _session(
+        self, model: bytes, name: str, folder: Path | None, threads: int, is_small: bool, **entries: str
+    ) -> Any:
         settings = self._library.SessionOptions()
         settings.log_severity_level = _FATAL_ONLY
         settings.intra_op_num_threads = threads
@@ -122,7 +124,7 @@ class OnnxRuntimeBackend:
         settings.use_deterministic_compute = True
         # A pattern is one more block for all that a run holds, for each size of batch, beside what the first run took.
         # That saves a small graph a quarter of its time, and costs a large one hundreds of megabytes.
-        settings.enable_mem_pattern = size_of(model, folder) <= SMALL
+        settings.enable_mem_pattern = is_small
         # The memory that runs share grows by powers of two; weights are as large as they are.
         settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         if folder is not None:
@@ -153,7 +155,7 @@ class OnnxRuntimeBackend:
                 self._library.preload_dlls()
         # One operator, which every provider has: where it does not run on the GPU, nothing does.
         try:
-            self._session(_PROBE, "a probe", None, 1, disable_cpu_ep_fallback="1")
+            self._session(_PROBE, "a probe", None, 1, True, disable_cpu_ep_fallback="1")
         except BackendError as error:
             raise BackendError(f"cuda: CUDAExecutionProvider does not start: {self._why_not()}") from error
 

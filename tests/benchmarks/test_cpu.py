@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,14 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from house import ROOT
+from house import benchmark
 
 CONTENDERS = ["eager", "onnxruntime", "openvino", "runtime", "runtime-onnxruntime"]
 
 
 @pytest.fixture(scope="module")
 def cpu() -> Any:
-    """The benchmark, which is not installed."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        return importlib.import_module("benchmarks.cpu")
-    finally:
-        sys.path.remove(str(ROOT))
+    return benchmark("cpu")
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +14,18 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from fakes import VOCABULARY, FakeBackend, fake_runtime, wander
-from house import ROOT
+from house import benchmark
 from sundae_rt.runtime import Runtime
-
-
-def imported(name: str) -> Any:
-    """A module of the benchmarks, which are not installed."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        return importlib.import_module(f"benchmarks.{name}")
-    finally:
-        sys.path.remove(str(ROOT))
 
 
 @pytest.fixture(scope="module")
 def gpu() -> Any:
-    return imported("gpu")
+    return benchmark("gpu")
 
 
 @pytest.fixture(scope="module")
 def checks() -> Any:
-    return imported("checks")
+    return benchmark("checks")
 
 
 @pytest.fixture(scope="module")

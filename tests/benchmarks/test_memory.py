@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,19 +13,14 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from house import ROOT
+from house import benchmark
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads what Linux counts")
 
 
 @pytest.fixture(scope="module")
 def memory() -> Any:
-    """The benchmark, which is not installed."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        return importlib.import_module("benchmarks.memory")
-    finally:
-        sys.path.remove(str(ROOT))
+    return benchmark("memory")
 
 
 def holding(mib: int) -> list[str]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -16,20 +13,10 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from house import ROOT
+from house import benchmark
 from sundae_rt.schedule import Schedule
 
-
-def imported(name: str) -> Any:
-    """A module of the benchmarks, which are not installed."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        return importlib.import_module(f"benchmarks.{name}")
-    finally:
-        sys.path.remove(str(ROOT))
-
-
-looks, steps = imported("looks"), imported("steps")
+looks, steps = benchmark("looks"), benchmark("steps")
 
 
 def plain(colour: tuple[int, int, int], side: int = 10) -> np.ndarray:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from torch import Tensor, nn
 
 from sundae_rt.errors import InputError, shown
-from sundae_rt.schedule import Schedule
+from sundae_rt.schedule import Order, Schedule
 from sundae_rt.training import config
 from sundae_rt.training.prior import absorbing, sundae
 from sundae_rt.training.prior.absorbing import AbsorbingConfig, AbsorbingLoss, AbsorbingPrior
@@ -77,7 +77,7 @@ class SundaeSchedule:
     proportion: Proportion = (0.5, 0.5)
     min_steps: int = 10
     guidance: float = 1.0
-    order: Literal["uniform", "confidence"] = "uniform"
+    order: Order = "uniform"
     choice_temperature: tuple[float, float] = (0.0, 0.0)
 
 
