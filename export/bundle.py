@@ -32,6 +32,7 @@ def export_checkpoint(
     variants: Iterable[str] = ("fp32",),
     calibrate: Path | None = None,
     logits: bool = False,
+    half_weights: bool = False,
     force: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -54,6 +55,8 @@ def export_checkpoint(
         calibrate: codes that ``sundae-rt encode`` wrote, to calibrate 8-bit scales and to measure the price on (some
             for each); best of images that training never saw. Without it samples of the model's own serve.
         logits: add the graph of raw logits.
+        half_weights: store the weights of decoder and encoder in 16 bits, which backends widen as they open them: half
+            the size, computed in fp32. What the rounding changes is checked and kept in the manifest.
         force: replace an existing bundle, once the new one is whole.
         say: takes each line of progress.
 
@@ -94,9 +97,11 @@ def export_checkpoint(
             say(note)
         if "int8" in variants and sources.prior is None:
             raise InputError("the variant int8 is a prior's: name one with --checkpoint, or leave it out of --variants")
+        if half_weights and sources.vqgan is None:
+            raise InputError("--half-weights is for a decoder and an encoder, and here is none: leave it out")
         files: dict[str, dict[str, GraphFile]] = {}
         measured: dict[str, Any] = {}
-        for made in make(sources, variants, folder, logits=logits, calibrate=calibrate):
+        for made in make(sources, variants, folder, logits=logits, calibrate=calibrate, half_weights=half_weights):
             files.setdefault(made.graph, {})[made.variant] = _write(made, folder)
             of_variant = measured
             if made.variant != "fp32":

@@ -16,6 +16,7 @@ from onnxscript import opset22
 from torch import Tensor, nn
 
 from sundae_rt.export.merging import merge_products, share_tensors
+from sundae_rt.export.rounding import store_halves
 
 OPSET = 22
 INLINE_LIMIT = 2**26
@@ -32,6 +33,7 @@ def to_onnx(
     outputs: list[str],
     path: Path | None = None,
     inline_limit: int = INLINE_LIMIT,
+    half_weights: bool = False,
 ) -> onnx.ModelProto:
     """Converts a module whose inputs all have the batch as first axis.
 
@@ -42,6 +44,7 @@ def to_onnx(
         path: where the graph is going to be written. Weights of more than ``inline_limit`` bytes are written beside
             it, to :func:`data_path`, and may not be without it.
         inline_limit: 0 for a graph whose weights others are going to share.
+        half_weights: store weights that fp16 holds exactly as such.
 
     Returns:
         A checked model. Its tensors are inside, or in the file beside ``path``, from where it is run.
@@ -66,6 +69,8 @@ def to_onnx(
         ).model
     merge_products(program)
     share_tensors(program)
+    if half_weights:
+        store_halves(program, SMALL)
     tensors = [value.const_value for value in program.graph.initializers.values()]
     is_inside = path is None or sum(tensor.nbytes for tensor in tensors) <= inline_limit
     if not is_inside:

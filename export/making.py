@@ -10,12 +10,13 @@ from typing import Any
 
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sundae_rt.export import checks, graphs
 from sundae_rt.export.conversion import INLINE_LIMIT, drop_output, to_onnx
 from sundae_rt.export.examples import Examples, own_examples, read_examples
 from sundae_rt.export.pricing import check_price, denoiser_price, table
+from sundae_rt.export.rounding import ROUNDED, rounded
 from sundae_rt.export.running import Run, opened
 from sundae_rt.export.sources import PriorHalf, Sources
 from sundae_rt.export.variants import VARIANTS, Exported, Rewritten
@@ -50,7 +51,13 @@ class Made:
 
 
 def make(
-    sources: Sources, variants: tuple[str, ...], folder: Path, *, logits: bool, calibrate: Path | None
+    sources: Sources,
+    variants: tuple[str, ...],
+    folder: Path,
+    *,
+    logits: bool,
+    calibrate: Path | None,
+    half_weights: bool,
 ) -> Iterator[Made]:
     """All graphs of a prior, a VQ-GAN or both. Weights that lie outside a graph are in ``folder`` when it comes.
 
@@ -60,6 +67,7 @@ def make(
         folder: where the graphs are going to be written.
         logits: make the graph of raw logits too.
         calibrate: a file of codes to calibrate and measure on; samples of the model's own serve without.
+        half_weights: round the VQ-GAN's weights to fp16 and store them so, in fp32 graphs too.
 
     Raises:
         InputError: a weight that a variant cannot hold, or a file of codes that does not fit the model.
@@ -82,7 +90,7 @@ def make(
             if logits:
                 yield _logits(name, kind, sources.prior, inputs, folder)
         if sources.vqgan is not None:
-            yield from _pictures(name, kind, sources, generator, folder)
+            yield from _pictures(name, kind, sources, generator, folder, half_weights and name == "fp32")
 
 
 def _denoiser(
@@ -107,25 +115,33 @@ def _logits(name: str, kind: Exported, prior: PriorHalf, inputs: dict[str, Tenso
     return _made("logits", name, kind, model, figures)
 
 
-def _pictures(name: str, kind: Exported, sources: Sources, generator: torch.Generator, folder: Path) -> Iterator[Made]:
+def _pictures(
+    name: str, kind: Exported, sources: Sources, generator: torch.Generator, folder: Path, half_weights: bool
+) -> Iterator[Made]:
     """Decoder and encoder."""
     assert sources.vqgan is not None
     vqgan, grid = sources.vqgan.model, sources.latent_grid
-    kept = kind.prepare(vqgan)
+    kept = rounded(vqgan) if half_weights else kind.prepare(vqgan)
+    tolerance = ROUNDED if half_weights else kind.tolerance
+
+    def graph_of(module: nn.Module, inputs: dict[str, Tensor], output: str, graph: str) -> onnx.ModelProto:
+        path = folder / _file(graph, name)
+        return to_onnx(module.eval(), inputs, [output], path, half_weights=half_weights)
+
     shape = (CHECKED_IMAGES, math.prod(grid))
     codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
-    model = to_onnx(graphs.Decoder(kept, grid).eval(), {"codes": codes}, ["images"], folder / _file("decoder", name))
+    model = graph_of(graphs.Decoder(kept, grid), {"codes": codes}, "images", "decoder")
     # Pictures that the decoder makes are closer to what the encoder will see than noise is.
     rows = image_batch(sources.image_size)
     with torch.no_grad():
         images = torch.cat([graphs.Decoder(vqgan, grid).eval()(batch) for batch in codes.split(rows)])
     graph = kind.checkable(model, folder)
-    figures = checks.check_decoder(graph, images, {"codes": codes}, folder, kind.tolerance, rows)
+    figures = checks.check_decoder(graph, images, {"codes": codes}, folder, tolerance, rows)
     yield _made("decoder", name, kind, model, figures)
-    model = to_onnx(graphs.Encoder(kept).eval(), {"images": images}, ["codes"], folder / _file("encoder", name))
+    model = graph_of(graphs.Encoder(kept), {"images": images}, "codes", "encoder")
     wanted = graphs.Encoder(vqgan).eval()
     graph = kind.checkable(model, folder)
-    figures = checks.check_encoder(graph, wanted, {"images": images}, folder, kind.tolerance, rows)
+    figures = checks.check_encoder(graph, wanted, {"images": images}, folder, tolerance, rows)
     yield _made("encoder", name, kind, model, figures)
 
 

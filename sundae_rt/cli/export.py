@@ -62,6 +62,11 @@ def _size(text: str) -> tuple[int, int]:
     "training never saw.  [samples of the model's own]",
 )
 @click.option("--logits", is_flag=True, help="Add the graph of raw logits.")
+@click.option(
+    "--half-weights",
+    is_flag=True,
+    help="Store the weights of decoder and encoder in 16 bits: half the size, computed in fp32.",
+)
 @click.option("--tensorrt", is_flag=True, help="Build engines too, of the best variant, as `sundae-rt build` does.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle, once the new one is whole.")
 def command(
@@ -78,6 +83,7 @@ def command(
     variants: str,
     calibrate: Path | None,
     logits: bool,
+    half_weights: bool,
     tensorrt: bool,
     force: bool,
 ) -> None:
@@ -121,6 +127,7 @@ def command(
         variants=tuple(name.strip() for name in variants.split(",")),
         calibrate=calibrate,
         logits=logits,
+        half_weights=half_weights,
         force=force,
         say=click.echo,
     )

@@ -135,11 +135,23 @@ def test_black_and_white_lie_where_the_pixel_range_says():
         assert torch.equal(to_pixels(images, pixel_range), pixels)
 
 
+def test_a_decoder_of_its_own_widths_leaves_the_encoder_and_the_codes_alone():
+    plain, wide = VQGAN(toy()), VQGAN(toy(decoder_multipliers=(3, 4)))
+    assert {name: tensor.shape for name, tensor in wide.codes_parameters().items()} == {
+        name: tensor.shape for name, tensor in plain.codes_parameters().items()
+    }
+    assert wide.decoder.conv_in.out_channels == 8 * 4
+    assert wide.decoder.conv_out.in_channels == 8 * 3
+    assert wide.decode(torch.zeros(1, 8, 8, dtype=torch.long)).shape == (1, 3, 16, 16)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"image_size": 17}, "multiple of f = 2, not 17"),
         ({"multipliers": ()}, "multipliers must be"),
+        ({"decoder_multipliers": (1,)}, r"decoder_multipliers must be 2 whole numbers .* not \[1\]"),
+        ({"decoder_multipliers": (1, 0)}, r"decoder_multipliers must be 2 whole numbers .* not \[1, 0\]"),
         ({"norm_groups": 3}, "norm_groups 3 must divide the channels of every level, but one has 8"),
         ({"quantiser": "other"}, "quantiser must be one of nearest, gumbel, not 'other'"),
         ({"quantiser": "gumbel"}, "unit_norm must be false"),

@@ -27,7 +27,8 @@ class VQGANConfig:
     ``attention_resolutions`` name the nominal sides at which levels attend. ``unit_norm`` puts latents and codebook
     on the unit sphere before they are compared. ``norm_groups`` is lowered only where channels are fewer than 32.
 
-    ``texture`` gives the decoder fixed noise at every level, from which it can make irregular texture.
+    ``decoder_multipliers``: those of the decoder; null are the encoder's. ``texture`` gives the decoder fixed noise at
+    every level, from which it can make irregular texture.
 
     The rest is for VQ-GANs that others published. ``quantiser``: see :data:`QuantiserKind`; "gumbel" cannot be trained
     here. ``decoder_blocks``: residual blocks of each level of the decoder; null is one more than the encoder's.
@@ -52,6 +53,7 @@ class VQGANConfig:
     unit_norm: bool = True
     norm_groups: int = 32
     dropout: float = 0.0
+    decoder_multipliers: tuple[int, ...] | None = None
     texture: bool = False
     quantiser: QuantiserKind = "nearest"
     decoder_blocks: int | None = None
@@ -79,9 +81,14 @@ class VQGANConfig:
                 raise InputError(f"{name} must be at least 1, not {value}")
         if not self.multipliers or min(self.multipliers) < 1:
             raise InputError(f"multipliers must be one or more whole numbers from 1 up, not {list(self.multipliers)}")
+        if len(self.decoder_widths) != len(self.multipliers) or min(self.decoder_widths) < 1:
+            raise InputError(
+                f"decoder_multipliers must be {len(self.multipliers)} whole numbers from 1 up, one for each of "
+                f"multipliers, not {list(self.decoder_widths)}"
+            )
         if self.image_size < 1 or self.image_size % self.downsampling:
             raise InputError(f"image_size must be a multiple of f = {self.downsampling}, not {self.image_size}")
-        for multiplier in (self.stem_multiplier, *self.multipliers):
+        for multiplier in (self.stem_multiplier, *self.multipliers, *self.decoder_widths):
             if self.channels * multiplier % self.norm_groups:
                 raise InputError(
                     f"norm_groups {self.norm_groups} must divide the channels of every level, "
@@ -99,6 +106,11 @@ class VQGANConfig:
         low, high = self.pixel_range
         if not low < high:
             raise InputError(f"pixel_range must rise from black to white, not {low:g} to {high:g}")
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Width of each level of the decoder, in units of ``channels``."""
+        return self.multipliers if self.decoder_multipliers is None else self.decoder_multipliers
 
     @property
     def downsampling(self) -> int:
@@ -152,7 +164,7 @@ class Decoder(nn.Module):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         groups, dropout = config.norm_groups, config.dropout
-        width = config.channels * config.multipliers[-1]
+        width = config.channels * config.decoder_widths[-1]
         resolution = config.latent_side
         self.conv_in = nn.Conv2d(config.latent_channels, width, 3, padding=1)
         self.mid = Middle(width, groups, dropout, config.middle_attention)
@@ -162,7 +174,7 @@ class Decoder(nn.Module):
             attended = config.attention_resolutions
         levels: list[Level] = []
         for index in reversed(range(len(config.multipliers))):
-            channels_out = config.channels * config.multipliers[index]
+            channels_out = config.channels * config.decoder_widths[index]
             level = Level(width, channels_out, blocks, resolution in attended, groups, dropout)
             if config.texture:
                 level.texture = Texture(width, resolution)

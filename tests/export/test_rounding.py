@@ -1,0 +1,97 @@
+"""Weights stored in 16 bits: half the size, the same pictures but for the rounding, computed in fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
+import sundae_rt  # noqa: E402
+from sundae_rt.errors import BundleError, InputError  # noqa: E402
+from sundae_rt.export import bundle as writing  # noqa: E402
+from sundae_rt.export import export_checkpoint, making, rounding  # noqa: E402
+from sundae_rt.export.checks import Tolerance  # noqa: E402
+from sundae_rt.export.halves import PriorHalf, VQGANHalf  # noqa: E402
+from sundae_rt.export.sources import Sources  # noqa: E402
+from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior  # noqa: E402
+from tests.vqgans import random_vqgan  # noqa: E402
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
+    found = Sources(None, VQGANHalf(random_vqgan()))
+    monkeypatch.setattr(writing, "from_checkpoints", lambda *_, **__: found)
+    return found
+
+
+def exported(out: Path, **options: object) -> Path:
+    return export_checkpoint(None, vqgan=Path("vqgan.pt"), out=out, say=lambda _: None, **options)
+
+
+def opened(bundle: Path, backend: str = "cpu") -> sundae_rt.Runtime:
+    return sundae_rt.load(bundle, backend=backend, variant="fp32")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_files_halve_and_pictures_stay(tmp_path, sources, backend):
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    whole, half = exported(tmp_path / "whole"), exported(tmp_path / "half", half_weights=True)
+    for graph in ("decoder.onnx", "encoder.onnx"):
+        assert (half / graph).stat().st_size < 0.6 * (whole / graph).stat().st_size
+    codes = np.random.default_rng(0).integers(0, 19, (3, 8, 8), dtype=np.int32)
+    with opened(whole) as wanted, opened(half, backend) as found:
+        pictures = wanted.decode(codes)
+        assert np.abs(found.decode(codes).astype(int) - pictures).max() <= rounding.ROUNDED.pixels
+        assert (found.encode(pictures) == wanted.encode(pictures)).mean() > 0.95
+        assert found.manifest.checks["decoder"]["pixels_max_difference"] <= rounding.ROUNDED.pixels
+
+
+def test_what_is_stored_is_the_nearest_half_and_what_is_computed_is_fp32(tmp_path, sources):
+    graph = onnx.load(exported(tmp_path / "half", half_weights=True) / "decoder.onnx").graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weight = sources.vqgan.model.decoder.conv_in.weight.detach().half().numpy()
+    (name,) = (
+        node.output[0]
+        for node in graph.node
+        if node.op_type == "Cast"
+        and node.input[0].endswith("/half")
+        and stored[node.input[0]].shape == weight.shape
+        and np.array_equal(stored[node.input[0]], weight)
+    )
+    assert any(name in node.input for node in graph.node if node.op_type == "Conv")
+    assert not any(
+        tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 4 and np.prod(tensor.dims) > 256
+        for tensor in graph.initializer
+    )
+
+
+def test_without_being_asked_no_weight_is_rounded(tmp_path, sources):
+    graph = onnx.load(exported(tmp_path / "whole") / "decoder.onnx").graph
+    assert all(tensor.data_type != onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+
+
+def test_rounding_that_changes_too_much_is_refused(tmp_path, sources, monkeypatch):
+    monkeypatch.setattr(making, "ROUNDED", Tolerance(logits=0, proposals=0, pixels=-1, codes=0))
+    with pytest.raises(BundleError, match="differs from PyTorch"):
+        exported(tmp_path / "half", half_weights=True)
+    assert not (tmp_path / "half").exists()
+
+
+def test_a_weight_that_halves_cannot_hold_is_named(tmp_path, sources):
+    sources.vqgan.model.decoder.conv_in.weight.data[0, 0, 0, 0] = 1e6
+    with pytest.raises(InputError, match=r"decoder\.conv_in\.weight does not fit into fp16.*leave out --half-weights"):
+        exported(tmp_path / "half", half_weights=True)
+
+
+def test_a_prior_alone_has_nothing_to_store_so(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    prior = HourglassPrior(HourglassConfig(8, (4, 4), depth=(1, 1, 1), dims=(64,), heads=(1,))).eval()
+    monkeypatch.setattr(writing, "from_checkpoints", lambda *_, **__: Sources(PriorHalf(prior), None))
+    with pytest.raises(InputError, match="here is none: leave it out"):
+        export_checkpoint(Path("prior.pt"), out=tmp_path / "half", half_weights=True, say=lambda _: None)
