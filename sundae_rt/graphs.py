@@ -2,8 +2,9 @@
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -11,15 +12,27 @@ from numpy.typing import NDArray
 
 from sundae_rt.backends import Backend, Graph, UnrollingGraph
 from sundae_rt.backends.origin import Origin
-from sundae_rt.backends.weights import SMALL
+from sundae_rt.backends.source import SMALL, GraphSource
 from sundae_rt.bundle import Bundle
-from sundae_rt.choice import choose_variant, main_graph
+from sundae_rt.choice import Variant, choose_variant, main_graph
 from sundae_rt.errors import BackendError, BundleError, SundaeError
 from sundae_rt.manifest import Manifest
 
 Arrays = dict[str, NDArray[Any]]
 _Entries = dict[str, tuple[tuple[int, ...], type[np.generic]]]  # an input or output by name: shape behind batch, dtype
 _Shapes = dict[str, _Entries]  # by graph
+
+
+@contextmanager
+def graph_source(bundle: Bundle, name: str, variant: Variant) -> Iterator[GraphSource]:
+    """A graph of a bundle in a variant, for a backend to load within the context.
+
+    Raises:
+        BundleError: a file that is missing, unreadable or altered.
+    """
+    with bundle.weights(name, variant.source) as folder:
+        model, origin = bundle.read(name, variant.source), bundle.origin(name, variant.source)
+        yield GraphSource(model, f"{name} ({variant.name})", folder, variant.derived, origin)
 
 
 class Graphs:
@@ -135,11 +148,8 @@ class Graphs:
             return graph
 
     def _load(self, name: str) -> Graph:
-        variant = self._variants[name]
-        with self._bundle.weights(name, variant.source) as folder:
-            model = self._bundle.read(name, variant.source)
-            told, origin = f"{name} ({variant.name})", self._origin(name)
-            graph = self._backend.load(model, told, folder, derived=variant.derived, origin=origin)
+        with graph_source(self._bundle, name, self._variants[name]) as source:
+            graph = self._backend.load(source)
         self._check_inputs(name, graph)
         if name == "denoiser":
             self._check_vocabulary(graph)

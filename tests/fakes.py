@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sundae_rt.backends.origin import Origin
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.bundle import Bundle
 from sundae_rt.runtime import Runtime
 
@@ -120,15 +121,8 @@ class FakeBackend:
         self.before_run: Callable[[str], None] = lambda graph: None
         self._lock = threading.Lock()
 
-    def load(
-        self,
-        model: bytes,
-        name: str,
-        folder: Path | None = None,
-        derived: str | None = None,
-        origin: Origin | None = None,
-    ) -> FakeGraph:
-        graph, _, kind = model.decode().partition(" ")
+    def load(self, source: GraphSource) -> FakeGraph:
+        graph, _, kind = source.model.decode().partition(" ")
         return FakeGraph(self, graph, takes_labels=kind == "with labels")
 
     def is_built(self, origin: Origin) -> bool:

@@ -22,6 +22,7 @@ from sundae_rt.backends import onnxruntime as onnxruntime_backend
 from sundae_rt.backends.cores import available_cores
 from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
 from sundae_rt.backends.rows import run_side_by_side
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.errors import BackendError, InputError
 
 pytest.importorskip("onnx", reason="the graphs of these tests are made with onnx")
@@ -42,7 +43,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
 
 
 def test_a_graph_runs() -> None:
-    graph = OnnxRuntimeBackend.cpu(threads=1).load(model(), "g")
+    graph = OnnxRuntimeBackend.cpu(threads=1).load(GraphSource(model(), "g"))
     for rows in (1, 4):
         x = np.arange(3 * rows, dtype=np.int32).reshape(rows, 3)
         assert np.array_equal(graph.run({"x": x})["y"], 2 * x)
@@ -50,7 +51,7 @@ def test_a_graph_runs() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_rows_runs_on_any_number_of_threads(threads: int) -> None:
-    graph = OnnxRuntimeBackend.cpu(threads).load(model(), "g")
+    graph = OnnxRuntimeBackend.cpu(threads).load(GraphSource(model(), "g"))
     for rows in range(9):
         x = np.arange(3 * rows, dtype=np.int32).reshape(rows, 3)
         assert np.array_equal(graph.run({"x": x})["y"], 2 * x)
@@ -64,22 +65,22 @@ def test_a_small_graph_runs_its_rows_side_by_side(monkeypatch: pytest.MonkeyPatc
         return run_side_by_side(run, inputs, count)
 
     monkeypatch.setattr(onnxruntime_backend, "run_side_by_side", run)
-    graph = OnnxRuntimeBackend.cpu(threads=3).load(model(), "g")
+    graph = OnnxRuntimeBackend.cpu(threads=3).load(GraphSource(model(), "g"))
     for rows in (1, 2, 3, 8):
         graph.run({"x": np.zeros((rows, 3), np.int32)})
     assert parts == [(3, 3), (8, 3)]
 
     monkeypatch.setattr(onnxruntime_backend, "SMALL", 10)  # a large graph lies in memory once
-    OnnxRuntimeBackend.cpu(threads=3).load(model(), "g").run({"x": np.zeros((8, 3), np.int32)})
+    OnnxRuntimeBackend.cpu(threads=3).load(GraphSource(model(), "g")).run({"x": np.zeros((8, 3), np.int32)})
     assert len(parts) == 2
 
 
 def test_a_large_graph_gives_back_what_a_run_took(monkeypatch: pytest.MonkeyPatch) -> None:
     """A denoiser's memory is not there still while the decoder works. Small ones keep it for their next run."""
     backend = OnnxRuntimeBackend.cpu(threads=1)
-    assert backend.load(model(), "g")._options is None
+    assert backend.load(GraphSource(model(), "g"))._options is None
     monkeypatch.setattr(onnxruntime_backend, "SMALL", 10)
-    graph = backend.load(model(), "g")
+    graph = backend.load(GraphSource(model(), "g"))
     assert graph._options.get_run_config_entry("memory.enable_memory_arena_shrinkage") == "cpu:0"
     assert graph.run({"x": np.ones((2, 3), np.int32)})["y"].tolist() == [[2, 2, 2]] * 2
 
@@ -126,13 +127,13 @@ def test_a_thread_that_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_array_may_be_a_view() -> None:
     x = np.arange(24, dtype=np.int32).reshape(4, 6)[::-2, ::2]
-    assert np.array_equal(OnnxRuntimeBackend.cpu(threads=1).load(model(), "g").run({"x": x})["y"], 2 * x)
+    assert np.array_equal(OnnxRuntimeBackend.cpu(threads=1).load(GraphSource(model(), "g")).run({"x": x})["y"], 2 * x)
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", model()[:20], model("NoSuchOperator")])
 def test_what_is_no_graph_is_one_line(data: bytes) -> None:
     with pytest.raises(BackendError, match=r"^cpu: cannot load denoiser \(fp32\): ") as caught:
-        OnnxRuntimeBackend.cpu().load(data, "denoiser (fp32)")
+        OnnxRuntimeBackend.cpu().load(GraphSource(data, "denoiser (fp32)"))
     assert "\n" not in str(caught.value)
 
 
@@ -140,7 +141,7 @@ def test_what_is_no_graph_is_one_line(data: bytes) -> None:
     "inputs", [{}, {"z": np.zeros((1, 3), np.int32)}, {"x": np.zeros((1, 3))}, {"x": np.zeros(3, np.int32)}]
 )
 def test_a_run_that_fails_is_one_line(inputs: dict[str, np.ndarray]) -> None:
-    graph = OnnxRuntimeBackend.cpu().load(model(), "denoiser (fp32)")
+    graph = OnnxRuntimeBackend.cpu().load(GraphSource(model(), "denoiser (fp32)"))
     with pytest.raises(BackendError, match=r"^cpu: denoiser \(fp32\) failed: ") as caught:
         graph.run(inputs)
     assert "\n" not in str(caught.value)
@@ -192,7 +193,7 @@ def test_a_graph_that_falls_back_to_the_cpu_in_silence_is_refused(monkeypatch: p
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(BackendError, match=r"^cuda: CUDAExecutionProvider does not start: "):
-            OnnxRuntimeBackend.cuda().load(model(), "g")
+            OnnxRuntimeBackend.cuda().load(GraphSource(model(), "g"))
 
 
 def test_work_that_a_gpu_leaves_to_the_cpu_is_refused_and_shapes_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,10 +211,10 @@ def test_work_that_a_gpu_leaves_to_the_cpu_is_refused_and_shapes_are_not(monkeyp
     monkeypatch.setattr(onnxruntime, "InferenceSession", Halfway)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        OnnxRuntimeBackend.cuda().load(model(), "g")  # an Add may be arithmetic on shapes
+        OnnxRuntimeBackend.cuda().load(GraphSource(model(), "g"))  # an Add may be arithmetic on shapes
         monkeypatch.setattr(onnxruntime_backend, "_WORK", {"Add"})
         with pytest.raises(BackendError, match=r"^cuda: CUDAExecutionProvider does not run all of g: it leaves Add to"):
-            OnnxRuntimeBackend.cuda().load(model(), "g")
+            OnnxRuntimeBackend.cuda().load(GraphSource(model(), "g"))
 
 
 # The installed ONNX Runtime
@@ -266,11 +267,12 @@ def test_onnx_runtime_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyP
 NOISY = """
 import sys
 from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
+from sundae_rt.backends.source import GraphSource
 import numpy as np
 from sundae_rt.errors import BackendError
 backend = OnnxRuntimeBackend.cpu()
 data = bytes.fromhex(sys.stdin.read())
-graph = backend.load(data, "g")
+graph = backend.load(GraphSource(data, "g"))
 for shape in ((2, 2), (2,)):
     try:
         print(graph.run({"x": np.zeros(shape, np.int32)})["y"].shape)
@@ -300,7 +302,7 @@ def test_a_graph_may_not_read_weights_from_another_file(
     if name == "openvino":
         pytest.importorskip("openvino", reason="the extra openvino is not installed")
     with pytest.raises(BackendError, match=rf"^{name}: cannot load g: "):
-        open_backend(name, 1).load(data, "g")
+        open_backend(name, 1).load(GraphSource(data, "g"))
 
 
 # Cores

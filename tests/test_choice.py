@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fakes import ALL_GRAPHS, FakeBackend, FakeGraph, entry, write_bundle
 from sundae_rt import backends
 from sundae_rt.backends import timings
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.backends.timings import Timing
 from sundae_rt.bundle import Bundle
 from sundae_rt.choice import choose_backend, choose_variant, runnable
@@ -148,9 +148,9 @@ def test_the_backend_is_told_what_to_derive(tmp_path: Path, monkeypatch: pytest.
     chip = backend("chip", "half", derives={"half": "fp32"})
     load = chip.load
 
-    def note(model: bytes, name: str, folder: Path | None = None, derived: str | None = None, **rest: Any) -> FakeGraph:
-        loaded.append((name, derived))
-        return load(model, name, folder, derived, **rest)
+    def note(source: GraphSource) -> FakeGraph:
+        loaded.append((source.name, source.derived))
+        return load(source)
 
     monkeypatch.setattr(chip, "load", note)
     for wanted in ("auto", "fp32"):

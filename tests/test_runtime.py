@@ -18,6 +18,7 @@ import sundae_rt
 from fakes import GRID, IMAGE, LABELS, VOCABULARY, FakeBackend, absorbing, entry, fake_runtime, labelled, settle
 from sundae_rt import BackendError, BundleError, InputError, QueueFullError, Runtime, SundaeError, noise
 from sundae_rt import runtime as runtime_module
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.bundle import Bundle
 from sundae_rt.runtime import image_batch
 from sundae_rt.schedule import Schedule, Settings
@@ -369,9 +370,9 @@ def test_a_job_loads_the_graphs_that_it_needs_alone(tmp_path: Path, monkeypatch:
     backend = FakeBackend()
     load, loaded = backend.load, []
 
-    def note(model: bytes, name: str, *rest: Any, **options: Any) -> Any:
-        loaded.append(name)
-        return load(model, name, *rest, **options)
+    def note(source: GraphSource) -> Any:
+        loaded.append(source.name)
+        return load(source)
 
     monkeypatch.setattr(backend, "load", note)
     runtime = fake_runtime(tmp_path, backend)

@@ -19,6 +19,7 @@ from sundae_rt.backends import open_backend, timings
 from sundae_rt.backends import tensorrt as tensorrt_backend
 from sundae_rt.backends.driver import Device
 from sundae_rt.backends.origin import Origin
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.backends.tensorrt import TensorRTBackend
 from sundae_rt.backends.timings import Timing
 from sundae_rt.bundle import Bundle
@@ -68,7 +69,7 @@ def test_an_engine_is_built_at_first_use_and_then_kept(
     builds: list[str | None], origin: Origin, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
-        assert doubled(backend().load(b"graph", "denoiser (fp16)", origin=origin))
+        assert doubled(backend().load(GraphSource(b"graph", "denoiser (fp16)", origin=origin)))
     assert builds == ["portable"]
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         "building the engine of denoiser (fp16), which takes minutes"
@@ -82,7 +83,7 @@ def test_what_was_built_ahead_is_loaded_whatever_its_batches(
 ) -> None:
     keep(origin, engine_bytes(), capability, profiles)
     assert backend().is_built(origin)
-    assert doubled(backend().load(b"graph", "denoiser (fp16)", origin=origin))
+    assert doubled(backend().load(GraphSource(b"graph", "denoiser (fp16)", origin=origin)))
     assert not builds
 
 
@@ -91,7 +92,7 @@ def test_an_engine_for_another_card_is_not_loaded(
 ) -> None:
     keep(origin, b"of no use here", "12.0")
     assert not backend().is_built(origin)
-    assert doubled(backend().load(b"graph", "denoiser (fp16)", origin=origin))
+    assert doubled(backend().load(GraphSource(b"graph", "denoiser (fp16)", origin=origin)))
     assert "minutes: the one here is for compute capability 12.0" in caplog.text
 
 
@@ -99,7 +100,7 @@ def test_an_engine_that_does_not_load_is_built_anew_once(
     builds: list[str | None], origin: Origin, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep(origin, b"foreign", "portable")
-    assert doubled(backend().load(b"graph", "denoiser (fp16)", origin=origin))
+    assert doubled(backend().load(GraphSource(b"graph", "denoiser (fp16)", origin=origin)))
     assert builds == ["portable"]
     assert "minutes: tensorrt: denoiser (fp16): its engine does not load: deserialize: Error Code 1" in caplog.text
 
@@ -109,7 +110,7 @@ def test_one_that_does_not_load_though_it_was_just_built_is_an_error(
 ) -> None:
     monkeypatch.setattr(obtain_module, "build", lambda *args, **options: b"foreign")
     with pytest.raises(BackendError, match=r"^tensorrt: denoiser \(fp16\): its engine does not load: "):
-        backend().load(b"graph", "denoiser (fp16)", origin=origin)
+        backend().load(GraphSource(b"graph", "denoiser (fp16)", origin=origin))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_one_that_does_not_load_though_it_was_just_built_is_an_error(
 def test_it_builds_for_the_gpu_that_is_there(
     builds: list[str | None], origin: Origin, capability: str, name: str, target: str | None
 ) -> None:
-    backend(capability, name).load(b"graph", "denoiser (fp16)", origin=origin)
+    backend(capability, name).load(GraphSource(b"graph", "denoiser (fp16)", origin=origin))
     assert builds == [target]
     (entry,) = origin.folders[0].glob("*.json")
     assert f'"capability": "{target or capability}"' in entry.read_text()
@@ -134,7 +135,7 @@ def test_a_graph_from_nowhere_runs_and_nothing_is_kept(
     builds: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert doubled(backend().load(b"graph", "denoiser (fp16)"))
+    assert doubled(backend().load(GraphSource(b"graph", "denoiser (fp16)")))
     assert not [*tmp_path.iterdir()]
 
 
@@ -232,7 +233,7 @@ def test_asked_for_by_name_it_builds(builds: list[str | None], auto: FakeBackend
     bundle = both(tmp_path)
     chosen, variant = choose_backend(bundle, "tensorrt", "fp16", None)
     assert variant == "fp16"
-    chosen.load(b"graph", "denoiser (fp16)", origin=bundle.origin("denoiser", "fp16"))
+    chosen.load(GraphSource(b"graph", "denoiser (fp16)", origin=bundle.origin("denoiser", "fp16")))
     assert builds == ["portable"]
 
 
@@ -244,9 +245,9 @@ def test_graphs_load_at_once_unless_they_are_large_or_engines_must_be_built(
     slow = FakeBackend()
     load = slow.load
 
-    def note(*args: Any, **options: Any) -> Any:
+    def note(source: GraphSource) -> Any:
         loaded.append(threading.current_thread() is threading.main_thread())
-        return load(*args, **options)
+        return load(source)
 
     monkeypatch.setattr(slow, "load", note)
     size = len("denoiser")  # the larger one

@@ -17,6 +17,7 @@ from fakes import GRID, LABELS, VOCABULARY, FakeBackend, absorbing, fake_runtime
 from sundae_rt import engines, noise
 from sundae_rt.backends import UnrollingGraph, names, open_backend
 from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeDeviceGraph
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.bundle import Bundle
 from sundae_rt.errors import BackendError
 from sundae_rt.families import FAMILIES, Absorbing, Step, Sundae
@@ -87,11 +88,11 @@ class FakeGpu(FakeBackend):
         self.driver = FakeDriver()
         self.changes = changes
 
-    def load(self, model: bytes, name: str, *args: Any, **options: Any) -> Any:
-        if not name.startswith("denoiser"):
-            return super().load(model, name, *args, **options)
-        data = denoiser_bytes(labels=b"with labels" in model, **self.changes)
-        return Engine(fake_library(self.driver), self.driver, data, name)
+    def load(self, source: GraphSource) -> Any:
+        if not source.name.startswith("denoiser"):
+            return super().load(source)
+        data = denoiser_bytes(labels=b"with labels" in source.model, **self.changes)
+        return Engine(fake_library(self.driver), self.driver, data, source.name)
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -259,7 +260,7 @@ def test_backends_that_say_so_unroll_and_others_do_not() -> None:
             continue
         bundle = Bundle.open(engines.resolve(engines.DEFAULT))
         with bundle.weights("denoiser", "fp32") as folder:
-            graph = backend.load(bundle.read("denoiser", "fp32"), "denoiser (fp32)", folder)
+            graph = backend.load(GraphSource(bundle.read("denoiser", "fp32"), "denoiser (fp32)", folder))
         assert isinstance(graph, UnrollingGraph) == backend.unrolls
 
 
@@ -270,7 +271,7 @@ def on_device() -> OnnxRuntimeDeviceGraph:
 
     bundle = Bundle.open(engines.resolve(engines.DEFAULT))
     with bundle.weights("denoiser", "fp32") as folder:
-        graph = OnnxRuntimeBackend.cpu(1).load(bundle.read("denoiser", "fp32"), "denoiser (fp32)", folder)
+        graph = OnnxRuntimeBackend.cpu(1).load(GraphSource(bundle.read("denoiser", "fp32"), "denoiser (fp32)", folder))
     return OnnxRuntimeDeviceGraph(onnxruntime, graph._session, "cuda: denoiser (fp32)", "cpu")
 
 

@@ -4,12 +4,12 @@ What is asked for runs or fails with a message that names the missing piece. Onl
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
 from sundae_rt.backends.origin import Origin
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.errors import InputError, shown
 
 
@@ -77,19 +77,8 @@ class Backend(Protocol):
     derives: Mapping[str, str]
     unrolls: bool
 
-    def load(
-        self,
-        model: bytes,
-        name: str,
-        folder: Path | None = None,
-        derived: str | None = None,
-        origin: Origin | None = None,
-    ) -> Graph:
-        """Load a graph from the bytes of its file; `name` is for messages.
-
-        `folder` holds that file and the file of the weights that are not in `model`, where there is one, while this
-        runs. `derived` is one of `derives`, where the graph is to run as that variant of its own. `origin` is for a
-        backend that keeps what it makes of a graph.
+    def load(self, source: GraphSource) -> Graph:
+        """Load a graph.
 
         Raises:
             BackendError: the bytes are no graph that this backend can run; one line.

@@ -17,7 +17,7 @@ from sundae_rt.backends.driver import load_library
 from sundae_rt.backends.origin import Origin
 from sundae_rt.backends.processor import INT8, instructions
 from sundae_rt.backends.rows import Outputs, run_side_by_side
-from sundae_rt.backends.weights import SMALL, size_of
+from sundae_rt.backends.source import SMALL, GraphSource
 from sundae_rt.errors import BackendError, one_line
 
 # The smallest model there is (int32 x -> Identity -> y), as the bytes of its protobuf: it tells whether an execution
@@ -87,36 +87,29 @@ class OnnxRuntimeBackend:
         backend._check_cuda()
         return backend
 
-    def load(
-        self,
-        model: bytes,
-        name: str,
-        folder: Path | None = None,
-        derived: str | None = None,
-        origin: Origin | None = None,
-    ) -> "OnnxRuntimeGraph":
+    def load(self, source: GraphSource) -> "OnnxRuntimeGraph":
         """See `Backend.load`; nothing is derived here, and nothing kept."""
-        is_small = size_of(model, folder) <= SMALL
-        session = self._session(model, name, folder, self._cores.count, is_small)
+        is_small = source.size <= SMALL
+        session = self._session(source, self._cores.count, is_small)
         if self._provider not in session.get_providers():
             raise BackendError(f"{self.name}: {self._provider} does not start: {self._why_not()}")
         if left := self._left_to_cpu(session):
             raise BackendError(
-                f"{self.name}: {self._provider} does not run all of {name}: it leaves {', '.join(left)} to the CPU"
+                f"{self.name}: {self._provider} does not run all of {source.name}: it leaves {', '.join(left)} to the "
+                "CPU"
             )
+        name = f"{self.name}: {source.name}"
         if self._provider != "CPUExecutionProvider":
-            return OnnxRuntimeDeviceGraph(self._library, session, f"{self.name}: {name}", "cuda")
-        lone = self._session(model, name, folder, 1, is_small) if is_small and self._cores.count > 1 else None
+            return OnnxRuntimeDeviceGraph(self._library, session, name, "cuda")
+        lone = self._session(source, 1, is_small) if is_small and self._cores.count > 1 else None
         options = None if is_small else self._returning()
-        return OnnxRuntimeGraph(session, f"{self.name}: {name}", lone, self._cores, options)
+        return OnnxRuntimeGraph(session, name, lone, self._cores, options)
 
     def is_built(self, origin: Origin) -> bool:
         """See `Backend.is_built`; nothing is built here."""
         return True
 
-    def _session(
-        self, model: bytes, name: str, folder: Path | None, threads: int, is_small: bool, **entries: str
-    ) -> Any:
+    def _session(self, source: GraphSource, threads: int, is_small: bool, **entries: str) -> Any:
         settings = self._library.SessionOptions()
         settings.log_severity_level = _FATAL_ONLY
         settings.intra_op_num_threads = threads
@@ -127,18 +120,20 @@ class OnnxRuntimeBackend:
         settings.enable_mem_pattern = is_small
         # The memory that runs share grows by powers of two; weights are as large as they are.
         settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        if folder is not None:
-            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        if source.folder is not None:
+            settings.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(source.folder)
+            )
         if self._provider != "CPUExecutionProvider":
             settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         for key, value in entries.items():
             settings.add_session_config_entry(f"session.{key}", value)
         try:
             return self._library.InferenceSession(
-                model, settings, providers=[(self._provider, self._options)], enable_fallback=0
+                source.model, settings, providers=[(self._provider, self._options)], enable_fallback=0
             )
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise BackendError(f"{self.name}: cannot load {name}: {one_line(error)}") from error
+            raise BackendError(f"{self.name}: cannot load {source.name}: {one_line(error)}") from error
 
     def _returning(self) -> Any:
         """Options of a run that gives back, when it ends, the memory of what it worked out."""
@@ -155,7 +150,7 @@ class OnnxRuntimeBackend:
                 self._library.preload_dlls()
         # One operator, which every provider has: where it does not run on the GPU, nothing does.
         try:
-            self._session(_PROBE, "a probe", None, 1, True, disable_cpu_ep_fallback="1")
+            self._session(GraphSource(_PROBE, "a probe"), 1, True, disable_cpu_ep_fallback="1")
         except BackendError as error:
             raise BackendError(f"cuda: CUDAExecutionProvider does not start: {self._why_not()}") from error
 

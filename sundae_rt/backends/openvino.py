@@ -20,7 +20,7 @@ from sundae_rt.backends.cores import Cores, available_cores
 from sundae_rt.backends.origin import Origin
 from sundae_rt.backends.processor import BF16, INT8, instructions
 from sundae_rt.backends.rows import Outputs, run_side_by_side
-from sundae_rt.backends.weights import SMALL, graph_file, size_of
+from sundae_rt.backends.source import SMALL, GraphSource
 from sundae_rt.errors import BackendError, one_line
 
 _DERIVES: Final = {"int8-bf16": "int8", "bf16": "fp32"}
@@ -53,42 +53,35 @@ class OpenVinoBackend:
         self.derives: Mapping[str, str] = _DERIVES if knows_bf16 else {}
         self.variants = _variants(instructions() if knows_bf16 else instructions() - BF16)
 
-    def load(
-        self,
-        model: bytes,
-        name: str,
-        folder: Path | None = None,
-        derived: str | None = None,
-        origin: Origin | None = None,
-    ) -> "OpenVinoGraph":
+    def load(self, source: GraphSource) -> "OpenVinoGraph":
         """See `Backend.load`; nothing is kept here."""
         try:
             return OpenVinoGraph(
                 self._core,
-                self._read(model, folder),
-                f"{self.name}: {name}",
-                precision="f32" if derived is None else "bf16",
-                is_small=size_of(model, folder) <= SMALL,
+                self._read(source),
+                f"{self.name}: {source.name}",
+                precision="f32" if source.derived is None else "bf16",
+                is_small=source.size <= SMALL,
                 cores=self._cores,
             )
         except RuntimeError as error:  # whatever OpenVINO raises
-            raise BackendError(f"{self.name}: cannot load {name}: {one_line(error)}") from error
+            raise BackendError(f"{self.name}: cannot load {source.name}: {one_line(error)}") from error
 
     def is_built(self, origin: Origin) -> bool:
         """See `Backend.is_built`; a graph is compiled in seconds."""
         return True
 
-    def _read(self, model: bytes, folder: Path | None) -> Any:
-        if not model:
+    def _read(self, source: GraphSource) -> Any:
+        if not source.model:
             raise RuntimeError("it is empty")
-        if folder is not None:
-            return self._core.read_model(graph_file(model, folder))
-        if b"location" not in model:  # the key of every reference to weights in another file
-            return self._core.read_model(model, b"")
+        if file := source.file():
+            return self._core.read_model(file)
+        if b"location" not in source.model:  # the key of every reference to weights in another file
+            return self._core.read_model(source.model, b"")
         # OpenVINO would look for them in the process's working folder. In an empty one it finds none, and says so.
         with tempfile.TemporaryDirectory(prefix="sundae-rt-", ignore_cleanup_errors=True) as empty:
             path = Path(empty) / "graph.onnx"
-            path.write_bytes(model)
+            path.write_bytes(source.model)
             return self._core.read_model(path)
 
 

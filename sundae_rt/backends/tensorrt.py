@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 from sundae_rt.backends.driver import CudaDriver, Driver
 from sundae_rt.backends.origin import Origin
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.errors import BackendError
 from sundae_rt.tensorrt.building import PORTABLE, capabilities
 from sundae_rt.tensorrt.engine import Engine, UnusableEngine
@@ -58,26 +58,20 @@ class TensorRTBackend:
         except BackendError as error:
             raise BackendError(f"tensorrt: {str(error).removeprefix('tensorrt: ')}") from error
 
-    def load(
-        self,
-        model: bytes,
-        name: str,
-        folder: Path | None = None,
-        derived: str | None = None,
-        origin: Origin | None = None,
-    ) -> Engine:
+    def load(self, source: GraphSource) -> Engine:
         """See `Backend.load`; nothing is derived here."""
-        graph, _, variant = name.partition(" ")
-        origin = origin or Origin(graph, variant.strip("()"), hashlib.sha256(model).hexdigest(), ())
-        wanted = (self._library, model, origin, self._capabilities)
-        data, built = obtain(*wanted, folder=folder)
+        graph, _, variant = source.name.partition(" ")
+        sha256 = hashlib.sha256(source.model).hexdigest()
+        origin = source.origin or Origin(graph, variant.strip("()"), sha256, ())
+        wanted = (self._library, source.model, origin, self._capabilities)
+        data, built = obtain(*wanted, folder=source.folder)
         try:
-            return Engine(self._library, self._driver, data, f"tensorrt: {name}")
+            return Engine(self._library, self._driver, data, f"tensorrt: {source.name}")
         except UnusableEngine as error:
             if built is not None:
                 raise
-            data, _ = obtain(*wanted, folder=folder, why=str(error))
-        return Engine(self._library, self._driver, data, f"tensorrt: {name}")
+            data, _ = obtain(*wanted, folder=source.folder, why=str(error))
+        return Engine(self._library, self._driver, data, f"tensorrt: {source.name}")
 
     def is_built(self, origin: Origin) -> bool:
         """See `Backend.is_built`."""

@@ -43,6 +43,7 @@ def runs(bundle: "Bundle") -> dict[str, dict[str, str | None]]:
     """
     from sundae_rt.choice import choose_backend, choose_variant
     from sundae_rt.errors import SundaeError
+    from sundae_rt.graphs import graph_source
 
     try:
         with held_back():
@@ -56,9 +57,8 @@ def runs(bundle: "Bundle") -> dict[str, dict[str, str | None]]:
         try:
             variant = choose_variant(bundle.manifest, graph, backend, wanted)
             entry["variant"] = variant.name
-            with held_back(), bundle.weights(graph, variant.source) as folder:
-                model, origin = bundle.read(graph, variant.source), bundle.origin(graph, variant.source)
-                backend.load(model, f"{graph} ({variant.name})", folder, variant.derived, origin)
+            with held_back(), graph_source(bundle, graph, variant) as source:
+                backend.load(source)
         except SundaeError as error:
             entry["fault"] = str(error)
     return found

@@ -19,6 +19,7 @@ from sundae_rt.backends import open_backend
 from sundae_rt.backends import openvino as openvino_backend
 from sundae_rt.backends.openvino import OpenVinoBackend
 from sundae_rt.backends.rows import run_side_by_side
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.bundle import Bundle
 from sundae_rt.choice import choose_variant
 from sundae_rt.errors import BackendError
@@ -38,7 +39,7 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_rows_runs_on_any_number_of_threads(threads: int, cores: int) -> None:
-    graph = OpenVinoBackend(threads).load(model(), "g")
+    graph = OpenVinoBackend(threads).load(GraphSource(model(), "g"))
     assert graph.inputs == {"x": (3,)}
     for count in range(9):
         assert np.array_equal(graph.run({"x": rows(count)})["y"], 2 * rows(count))
@@ -52,13 +53,13 @@ def test_a_small_graph_runs_its_rows_side_by_side(monkeypatch: pytest.MonkeyPatc
         return run_side_by_side(run, inputs, count)
 
     monkeypatch.setattr(openvino_backend, "run_side_by_side", run)
-    graph = OpenVinoBackend().load(model(), "g")
+    graph = OpenVinoBackend().load(GraphSource(model(), "g"))
     for count in (1, 2, 3, 8):
         graph.run({"x": rows(count)})
     assert parts == [(3, 3), (8, 3)]
 
     monkeypatch.setattr(openvino_backend, "SMALL", 10)  # a large graph lies in memory once
-    OpenVinoBackend().load(model(), "g").run({"x": rows(8)})
+    OpenVinoBackend().load(GraphSource(model(), "g")).run({"x": rows(8)})
     assert len(parts) == 2
 
 
@@ -76,7 +77,7 @@ def test_few_rows_get_all_cores_once_they_have_taken_as_long_as_compiling(
     now = iter(range(1000))
     monkeypatch.setattr(openvino_backend, "perf_counter", lambda: next(now))
     monkeypatch.setattr(openvino_backend.OpenVinoGraph, "_compiled", note)
-    graph = OpenVinoBackend().load(model(), "g")
+    graph = OpenVinoBackend().load(GraphSource(model(), "g"))
     seen = []
     for count in (8, 1, 8, 1, 1, 8):
         graph.run({"x": rows(count)})
@@ -85,7 +86,7 @@ def test_few_rows_get_all_cores_once_they_have_taken_as_long_as_compiling(
 
 
 def test_a_graph_runs_in_several_threads_at_once() -> None:
-    graph = OpenVinoBackend().load(model(), "g")
+    graph = OpenVinoBackend().load(GraphSource(model(), "g"))
     together = threading.Barrier(4, timeout=30)
     right = []
 
@@ -104,7 +105,7 @@ def test_a_graph_runs_in_several_threads_at_once() -> None:
 
 
 def test_outputs_are_the_callers_own() -> None:
-    graph = OpenVinoBackend(1).load(model(), "g")
+    graph = OpenVinoBackend(1).load(GraphSource(model(), "g"))
     first = graph.run({"x": rows(2)})["y"]
     graph.run({"x": rows(2) + 5})
     assert np.array_equal(first, 2 * rows(2))
@@ -112,20 +113,20 @@ def test_outputs_are_the_callers_own() -> None:
 
 def test_an_array_may_be_a_view() -> None:
     x = np.arange(24, dtype=np.int32).reshape(4, 6)[::-2, ::2]
-    assert np.array_equal(OpenVinoBackend(1).load(model(), "g").run({"x": x})["y"], 2 * x)
+    assert np.array_equal(OpenVinoBackend(1).load(GraphSource(model(), "g")).run({"x": x})["y"], 2 * x)
 
 
 def test_it_takes_no_more_threads_than_there_are_cores() -> None:
     from sundae_rt.backends.cores import available_cores
 
     backend = OpenVinoBackend(1000)
-    assert backend.load(model(), "g")._cores.count == available_cores()
+    assert backend.load(GraphSource(model(), "g"))._cores.count == available_cores()
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", model()[:20], model("NoSuchOperator")])
 def test_what_is_no_graph_is_one_line(data: bytes) -> None:
     with pytest.raises(BackendError, match=r"^openvino: cannot load denoiser \(fp32\): .") as caught:
-        OpenVinoBackend(1).load(data, "denoiser (fp32)")
+        OpenVinoBackend(1).load(GraphSource(data, "denoiser (fp32)"))
     assert "\n" not in str(caught.value)
 
 
@@ -142,7 +143,7 @@ def test_what_is_no_graph_is_one_line(data: bytes) -> None:
 )
 def test_inputs_that_do_not_fit_are_refused(inputs: dict[str, np.ndarray], told: str) -> None:
     """OpenVINO itself would cast some of them, and crash on others."""
-    graph = OpenVinoBackend(1).load(model(), "denoiser (fp32)")
+    graph = OpenVinoBackend(1).load(GraphSource(model(), "denoiser (fp32)"))
     with pytest.raises(BackendError, match=rf"^openvino: denoiser \(fp32\) failed: {told}"):
         graph.run(inputs)
 
@@ -157,7 +158,9 @@ QUIET = """
 import sys
 import numpy as np
 from sundae_rt.backends.openvino import OpenVinoBackend
-print(OpenVinoBackend().load(bytes.fromhex(sys.stdin.read()), "g").run({"x": np.zeros((4, 3), np.int32)})["y"].shape)
+from sundae_rt.backends.source import GraphSource
+graph = OpenVinoBackend().load(GraphSource(bytes.fromhex(sys.stdin.read()), "g"))
+print(graph.run({"x": np.zeros((4, 3), np.int32)})["y"].shape)
 """
 
 
@@ -175,7 +178,7 @@ def test_weights_beside_the_graph_are_read_from_its_folder(tmp_path: Path) -> No
     data = model_with_weights_beside("weights.bin")
     (tmp_path / "weights.bin").write_bytes(np.array([1, 2, 3], np.int32).tobytes())
     (tmp_path / "graph.onnx").write_bytes(data)
-    graph = OpenVinoBackend(1).load(data, "g", tmp_path)
+    graph = OpenVinoBackend(1).load(GraphSource(data, "g", tmp_path))
     assert graph.run({"x": rows(1)})["y"].tolist() == [[1, 3, 5]]
 
 
@@ -184,7 +187,7 @@ def test_a_folder_without_the_graph_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(bytes(12))
     (tmp_path / "graph.onnx").write_bytes(data[:-1] + b"?")
     with pytest.raises(BackendError, match=r"^openvino: cannot load g: its file is not in "):
-        OpenVinoBackend(1).load(data, "g", tmp_path)
+        OpenVinoBackend(1).load(GraphSource(data, "g", tmp_path))
 
 
 # What it is there for

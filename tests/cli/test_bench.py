@@ -11,6 +11,7 @@ import sundae_rt
 from fakes import FakeBackend, entry, labelled, write_bundle
 from sundae_rt import backends
 from sundae_rt.backends import timings
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.bundle import Bundle
 from sundae_rt.errors import BackendError
 
@@ -34,17 +35,15 @@ class Timed(FakeBackend):
         self.derives = {"half": "fp32"} if "half" in seconds else {}
         self.fault: str | None = None
 
-    def load(
-        self, model: bytes, name: str, folder: Path | None = None, derived: str | None = None, origin: Any = None
-    ) -> Any:
+    def load(self, source: GraphSource) -> Any:
         self._clock.now += 10
-        graph = super().load(model, name, folder, derived, origin)
+        graph = super().load(source)
         run = graph.run
 
         def timed(inputs: Any) -> Any:
             if self.fault is not None:
                 raise BackendError(self.fault)
-            self._clock.now += self._seconds[derived or "fp32"]
+            self._clock.now += self._seconds[source.derived or "fp32"]
             return run(inputs)
 
         graph.run = timed  # type: ignore[method-assign]

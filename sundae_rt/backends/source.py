@@ -1,0 +1,49 @@
+"""What a backend loads: a graph's bytes, and what belongs to them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sundae_rt.backends.origin import Origin
+
+SMALL: Final = 64 * 2**20
+"""Graphs up to this many bytes may lie in memory twice: for all threads at once, and for each by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSource:
+    """A graph to load.
+
+    Attributes:
+        model: the bytes of its file.
+        name: for messages.
+        folder: holds that file and the file of the weights that are not in `model`, where there is one, while the graph
+            is being loaded; None where all weights are in `model`.
+        derived: one of the backend's `derives`, where the graph is to run as that variant of its own.
+        origin: for a backend that keeps what it makes of a graph.
+    """
+
+    model: bytes
+    name: str
+    folder: Path | None = None
+    derived: str | None = None
+    origin: Origin | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the graph's file together with the files in `folder` that it names."""
+        beside = () if self.folder is None else self.folder.iterdir()
+        return len(self.model) + sum(file.stat().st_size for file in beside if file.name.encode() in self.model)
+
+    def file(self) -> Path | None:
+        """The file in `folder` that holds `model` itself, for a library which looks for weights beside it.
+
+        Raises:
+            RuntimeError: there is a folder, and it holds no such file.
+        """
+        if self.folder is None:
+            return None
+        for file in sorted(self.folder.iterdir()):
+            if file.is_file() and file.stat().st_size == len(self.model) and file.read_bytes() == self.model:
+                return file
+        raise RuntimeError(f"its file is not in {self.folder}, where its weights are")
