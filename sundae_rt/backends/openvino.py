@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sundae_rt.backends.cores import Cores, available_cores
 from sundae_rt.backends.origin import Origin
-from sundae_rt.backends.processor import BF16, INT8, instructions
+from sundae_rt.backends.processor import INT8, instructions, is_fast_in_bf16
 from sundae_rt.backends.rows import Outputs, run_side_by_side
 from sundae_rt.backends.source import SMALL, GraphSource
 from sundae_rt.errors import BackendError, one_line
@@ -48,10 +48,10 @@ class OpenVinoBackend:
         self.unrolls = False
         self._core = _core(openvino)
         self._cores = Cores(min(threads or available_cores(), available_cores()))
-        # OpenVINO also lists bf16 where it only imitates it; then it is there to be asked for, and `auto` leaves it.
+        # Where bf16 is only imitated, or slower than fp32, it is there to be asked for, and `auto` leaves it.
         knows_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.derives: Mapping[str, str] = _DERIVES if knows_bf16 else {}
-        self.variants = _variants(instructions() if knows_bf16 else instructions() - BF16)
+        self.variants = _variants(bool(instructions() & INT8), knows_bf16 and is_fast_in_bf16())
 
     def load(self, source: GraphSource) -> "OpenVinoGraph":
         """See `Backend.load`; nothing is kept here."""
@@ -94,11 +94,11 @@ def _core(openvino: Any) -> Any:
     return core
 
 
-def _variants(present: frozenset[str]) -> tuple[str, ...]:
-    """What this backend is faster at than ONNX Runtime, with these instructions: never fp32."""
-    if present & BF16:
-        return ("int8-bf16", "bf16") if present & INT8 else ("bf16",)
-    return ("int8",) if present & INT8 else ()
+def _variants(int8: bool, bf16: bool) -> tuple[str, ...]:
+    """What this backend is there for on a processor that is fast in 8 bits, in bf16, or in both: never fp32."""
+    if bf16:
+        return ("int8-bf16", "bf16") if int8 else ("bf16",)
+    return ("int8",) if int8 else ()
 
 
 class OpenVinoGraph:

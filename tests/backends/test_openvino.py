@@ -194,22 +194,24 @@ def test_a_folder_without_the_graph_itself_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "variants"),
+    ("flags", "fast_in_bf16", "variants"),
     [
-        (set(), ()),
-        ({"avx2", "avx512f"}, ()),
-        ({"avx512_vnni"}, ("int8",)),
-        ({"avx_vnni"}, ("int8",)),
-        ({"avx512_vnni", "avx512_bf16"}, ("int8-bf16", "bf16")),
-        ({"amx_bf16"}, ("bf16",)),
+        (set(), False, ()),
+        ({"avx2", "avx512f"}, False, ()),
+        ({"avx512_vnni"}, False, ("int8",)),
+        ({"avx_vnni"}, False, ("int8",)),
+        ({"avx512_vnni", "avx512_bf16"}, False, ("int8",)),
+        ({"avx512_vnni", "avx512_bf16"}, True, ("int8-bf16", "bf16")),
+        ({"amx_bf16"}, True, ("bf16",)),
     ],
 )
 def test_auto_takes_it_where_the_processor_is_fast_at_less_than_fp32(
-    monkeypatch: pytest.MonkeyPatch, flags: set[str], variants: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], fast_in_bf16: bool, variants: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(openvino_backend, "instructions", lambda: frozenset(flags))
+    monkeypatch.setattr(openvino_backend, "is_fast_in_bf16", lambda: fast_in_bf16)
     backend = OpenVinoBackend(1)
-    if backend.derives or not any("bf16" in flag for flag in flags):
+    if backend.derives or not fast_in_bf16:
         assert backend.variants == variants
 
 
