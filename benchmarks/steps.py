@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 import sundae_rt
 from benchmarks.looks import Looks
+from sundae_rt.errors import SundaeError
 from sundae_rt.schedule import MAX_STEPS, Settings
-from sundae_rt.training.data import ImageFolder
+from sundae_rt.training.data import ImageFolder, image_side
 from sundae_rt.training.features import efficientnet_lite0
 from sundae_rt.training.frechet import batched, features_of, frechet_distance
 
@@ -141,10 +142,10 @@ def main(
     """Measure every policy at every number of steps."""
     curves: dict[str, list[Point]] = {name: [] for name in names}
     with sundae_rt.load(bundle, max_waiting=count) as runtime:
-        height, width = runtime.manifest.image_size or (0, 0)
-        if height != width:
-            raise click.ClickException(f"the bundle makes pictures of {height}x{width}: square pictures are measured")
-        judge = Judge(data, height, count)
+        try:
+            judge = Judge(data, image_side(runtime.manifest), count)
+        except SundaeError as error:
+            raise click.ClickException(str(error)) from error
         click.echo(f"{count} pictures a set; other held-out pictures are at {judge.other_heldout:.1f}")
         runtime.generate()  # so that no point's time has the loading of graphs in it
         for name in names:

@@ -22,7 +22,7 @@ from sundae_rt.errors import BundleError, InputError, SundaeError
 from sundae_rt.files import replacing
 from sundae_rt.manifest import Manifest
 from sundae_rt.schedule import MAX_STEPS
-from sundae_rt.training.data import ImageFolder
+from sundae_rt.training.data import ImageFolder, image_side
 from sundae_rt.training.features import efficientnet_lite0
 from sundae_rt.training.frechet import batched, features_of, frechet_distance
 
@@ -66,10 +66,7 @@ def measure(bundle: Path, variant: str, data: Path, count: int, steps: int) -> d
         BundleError: the bundle has no such variant, or makes no square pictures.
     """
     manifest = Manifest.from_json((bundle / "manifest.json").read_bytes())
-    height, width = manifest.image_size or (0, 0)
-    if not height or height != width:
-        raise BundleError(f"the bundle {manifest.name!r} makes no square pictures, which are what is compared")
-    images = ImageFolder(data, height)
+    images = ImageFolder(data, image_side(manifest))
     if len(images) < count:
         raise InputError(f"{data} holds {len(images)} pictures: --count {count} needs as many")
     network = efficientnet_lite0()

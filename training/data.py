@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import BundleError, InputError
 from sundae_rt.images import open_image
+from sundae_rt.manifest import Manifest
 from sundae_rt.training import about
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -79,6 +80,19 @@ class ImageFolder(Dataset[Tensor]):
             left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
             rgb = rgb.crop((left, top, left + side, top + side))
         return np.array(rgb)
+
+
+def image_side(manifest: Manifest) -> int:
+    """Pixels along one side of the images that a bundle makes, which a folder is to be read at.
+
+    Raises:
+        BundleError: it makes none, or none that are square.
+    """
+    height, width = manifest.image_size or (0, 0)
+    if not height or height != width:
+        made = f"images of {height}x{width}" if height else "no images"
+        raise BundleError(f"the bundle {manifest.name!r} makes {made}: square ones are needed")
+    return height
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

@@ -19,6 +19,7 @@ from torch import Tensor
 from sundae_rt.errors import InputError, one_line
 from sundae_rt.files import replacing
 from sundae_rt.training import about, checkpoint, config
+from sundae_rt.training.data import image_side
 from sundae_rt.training.idx import Images, open_images
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels
@@ -146,6 +147,7 @@ def encode_folder(
 
     Raises:
         InputError: no images, unreadable images, an ``about.toml`` that is none, not exactly one encoder.
+        BundleError: a bundle whose images are not square.
     """
     if sum(source is not None for source in (vqgan, bundle, preset)) != 1:
         raise InputError("name one to encode with: a VQ-GAN checkpoint, a bundle, or a preset whose codes are pixels")
@@ -157,10 +159,7 @@ def encode_folder(
             provenance = manifest.provenance.get("vqgan", {})
             if manifest.image_size is None or "codes_sha256" not in provenance:
                 raise InputError(f"bundle {bundle} has no encoder that a prior could name: encode with --vqgan")
-            height, width = manifest.image_size
-            if height != width:
-                raise InputError(f"bundle {bundle} makes images of {height}x{width}: only square ones can be encoded")
-            images = open_images(data, height)
+            images = open_images(data, image_side(manifest))
             codes = _encode_all(images, runtime.encode, batch_size)
             vocabulary, file, made_by = manifest.image_codes, None, provenance["codes_sha256"]
     else:

@@ -394,8 +394,8 @@ def test_crops_with_labels_that_the_prior_does_not_know_are_refused(bundle, toy,
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image_size": (32, 64)}, "the bundle 'toy' makes pictures of 32x64: square pictures are measured"),
-        ({"image_size": None}, "the bundle 'toy' has no decoder"),
+        ({"image_size": (32, 64)}, "the bundle 'toy' makes images of 32x64: square ones are needed"),
+        ({"image_size": None}, "the bundle 'toy' makes no images: square ones are needed"),
     ],
 )
 def test_a_bundle_without_square_pictures_is_refused(changes, words, bundle, toy):

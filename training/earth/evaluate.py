@@ -27,7 +27,7 @@ from sundae_rt.files import replacing
 from sundae_rt.manifest import Manifest
 from sundae_rt.schedule import MAX_STEPS
 from sundae_rt.training import checkpoint
-from sundae_rt.training.data import ImageFolder
+from sundae_rt.training.data import ImageFolder, image_side
 from sundae_rt.training.features import efficientnet_lite0
 from sundae_rt.training.frechet import BATCH, batched, features_of, frechet_distance, nearest_distances
 from sundae_rt.training.prior.families import build_prior, family_name
@@ -66,7 +66,7 @@ def measure(bundle: Path, prior_path: Path, data: Path, count: int, steps: int) 
     """
     # The other variants are judged by fp32: see sundae_rt.training.compare.
     with sundae_rt.load(bundle, variant="fp32", max_waiting=count) as runtime:
-        side = _side(runtime.manifest)
+        side = image_side(runtime.manifest)
         prior, labels = bundle_prior(prior_path, runtime.manifest)
         heldout, train = ImageFolder(data / "heldout", side), ImageFolder(data / "train", side)
         if len(heldout) < 2 * count or len(train) < count:
@@ -196,18 +196,9 @@ def _batches(images: ImageFolder, indices: NDArray[np.int64]) -> Iterator[NDArra
     return batched(images[int(index)].numpy() for index in indices)
 
 
-def _side(manifest: Manifest) -> int:
-    """Pixels along one side of the bundle's pictures."""
-    height, width = manifest.image_size or (0, 0)
-    if not height or height != width:
-        found = f"makes pictures of {height}x{width}" if height else "has no decoder"
-        raise InputError(f"the bundle {manifest.name!r} {found}: square pictures are measured")
-    return height
-
-
 def _samples(runtime: sundae_rt.Runtime, count: int, steps: int) -> NDArray[np.uint8]:
-    height, width = runtime.manifest.image_size or (0, 0)
-    pictures = np.zeros((count, height, width, 3), np.uint8)
+    side = image_side(runtime.manifest)
+    pictures = np.zeros((count, side, side, 3), np.uint8)
     with click.progressbar(runtime.stream(n=count, steps=steps), length=count, label="sampling") as bar:
         for sample in bar:
             pictures[sample.index] = np.asarray(sample.image)
