@@ -171,3 +171,17 @@ class FakeGraph:
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         assert set(inputs) == set(self.inputs)
         return self._backend.run(self._graph, inputs)
+
+
+def grids(count: int, seed: int = 0) -> np.ndarray:
+    """Random code grids of a bundle without a model, int32 `[count, *GRID]`."""
+    return np.random.default_rng(seed).integers(0, VOCABULARY, (count, *GRID), dtype=np.int32)
+
+
+ONE_STEP: dict[str, Any] = {
+    "codes": np.zeros((2, *GRID), np.int32),
+    "temperature": 1.0,
+    "uniform": np.zeros((2, *GRID)),
+    "update": np.ones((2, *GRID), bool),
+}
+"""What `Runtime.denoise` takes for one step of one image."""

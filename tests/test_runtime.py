@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import subprocess
 import sys
@@ -15,28 +14,9 @@ import pytest
 from PIL import Image
 
 import sundae_rt
-from fakes import GRID, IMAGE, LABELS, VOCABULARY, FakeBackend, absorbing, entry, fake_runtime, labelled, settle
+from fakes import GRID, IMAGE, LABELS, ONE_STEP, FakeBackend, fake_runtime, grids, labelled, settle
 from sundae_rt import BackendError, BundleError, InputError, QueueFullError, Runtime, SundaeError, noise
-from sundae_rt import runtime as runtime_module
-from sundae_rt.backends.source import GraphSource
-from sundae_rt.bundle import Bundle
-from sundae_rt.runtime import image_batch
 from sundae_rt.schedule import Schedule, Settings
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Runtime:
-    return fake_runtime(tmp_path)
-
-
-@pytest.fixture
-def with_labels(tmp_path: Path) -> Runtime:
-    return fake_runtime(tmp_path, **labelled())
-
-
-def grids(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, VOCABULARY, (count, *GRID), dtype=np.int32)
-
 
 # What it says of itself
 
@@ -157,7 +137,10 @@ def test_an_unknown_label_is_named(with_labels: Runtime, label: Any, message: st
 
 def test_guidance_without_a_null_label_is_refused(tmp_path: Path) -> None:
     runtime = fake_runtime(tmp_path, **labelled(null_label=False))
-    for call in (lambda: runtime.stream(guidance=1.5), lambda: runtime.denoise(**GOOD, label=0, guidance=[1.0, 2.0])):
+    for call in (
+        lambda: runtime.stream(guidance=1.5),
+        lambda: runtime.denoise(**ONE_STEP, label=0, guidance=[1.0, 2.0]),
+    ):
         with pytest.raises(InputError, match=r"^guidance must be left out: the bundle 'fake' knows no null label to"):
             call()
     assert len(runtime.generate(guidance=1.0)) == 1
@@ -230,70 +213,6 @@ def test_an_image_by_any_rules_does_not_depend_on_its_batch(tmp_path: Path, rule
     assert images[0] == images[1] == images[2]
 
 
-# Absorbing diffusion
-
-
-@pytest.fixture
-def masked(tmp_path: Path) -> Runtime:
-    return fake_runtime(tmp_path, **absorbing())
-
-
-def test_absorbing_reveals_every_code_once(masked: Runtime) -> None:
-    samples = masked.generate(n=9, steps=20)
-    assert all(sample.codes.min() >= 0 and sample.codes.max() < VOCABULARY for sample in samples)
-    assert all(1 <= sample.steps <= 20 for sample in samples)
-    (again,) = masked.generate(seed=4, steps=20)
-    assert np.array_equal(again.codes, samples[4].codes)
-
-
-def test_absorbing_inpaints_from_masked_cells(tmp_path: Path) -> None:
-    seen: list[np.ndarray] = []
-
-    def propose(inputs: Any) -> np.ndarray:
-        seen.append(inputs["codes"])
-        return np.zeros_like(inputs["codes"])
-
-    runtime = fake_runtime(tmp_path, FakeBackend(propose), **absorbing())
-    pixels = runtime.decode(grids(1))[0]
-    mask = np.zeros(IMAGE, bool)
-    mask[:2, :2] = True
-    (sample,) = runtime.inpaint(pixels, mask)
-    kept = runtime.encode(runtime.plan_inpainting(pixels, mask).model_input[None])[0].reshape(-1)
-    assert (seen[1] == np.where(np.arange(12) == 0, VOCABULARY, kept)).all()  # the first call is the vocabulary's check
-    assert np.array_equal(sample.codes.reshape(-1)[1:], kept[1:])
-    assert sample.codes[0, 0] == 0
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("proportion", 0.5),
-        ("min_steps", 1),
-        ("stop", "published"),
-        ("order", "confidence"),
-        ("choice_temperature", 1),
-    ],
-)
-def test_what_means_nothing_to_the_family_is_refused_by_name(masked: Runtime, setting: str, value: Any) -> None:
-    with pytest.raises(
-        InputError, match=rf"^{setting} must be left out: the bundle 'fake' is of the family absorbing, "
-    ):
-        masked.stream(**{setting: value})
-    assert masked.schedule(**{setting: None}) == masked.schedule()
-
-
-def test_the_mask_code_is_a_code_of_this_family_alone(masked: Runtime, tmp_path: Path) -> None:
-    with_mask = np.full((1, *GRID), VOCABULARY)
-    draws = np.zeros((1, *GRID)), np.zeros((1, *GRID), bool)
-    assert (masked.denoise(with_mask, 1.0, *draws)[0] == VOCABULARY).all()
-    with pytest.raises(InputError, match=r"^codes must lie from 0 to 99, not 100"):
-        masked.decode(with_mask)
-    with pytest.raises(InputError, match=r"^codes must lie from 0 to 100, not 101"):
-        masked.logits(with_mask + 1)
-    with pytest.raises(InputError, match=r"^codes must lie from 0 to 99, not 100"):
-        fake_runtime(tmp_path / "other").denoise(with_mask, 1.0, *draws)
-
-
 # Inpainting
 
 
@@ -335,177 +254,6 @@ def test_inpainting_without_an_encoder_says_so(tmp_path: Path) -> None:
         runtime.inpaint(np.zeros((6, 8, 3), np.uint8), np.ones((6, 8), bool))
 
 
-# The raw graphs
-
-
-def test_encode_and_decode_are_batched(tmp_path: Path) -> None:
-    backend = FakeBackend()
-    runtime = fake_runtime(tmp_path, backend)
-    codes = grids(19)
-    images = runtime.decode(codes)
-    assert images.shape == (19, *IMAGE, 3)
-    assert images.dtype == np.uint8
-    assert np.array_equal(runtime.encode(images), codes)
-    assert backend.calls == [(graph, rows) for graph in ("decoder", "encoder") for rows in (8, 8, 3)]
-
-
-@pytest.mark.parametrize(
-    ("size", "count"), [(None, 8), ((28, 28), 8), ((128, 128), 8), ((256, 256), 2), ((512, 512), 1), ((1024, 1024), 1)]
-)
-def test_the_larger_images_are_the_fewer_are_decoded_at_once(size: tuple[int, int] | None, count: int) -> None:
-    assert image_batch(size) == count
-
-
-def test_the_batches_of_large_images_are_smaller_whoever_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime_module, "_PIXELS", 2 * IMAGE[0] * IMAGE[1])
-    backend = FakeBackend()
-    small = fake_runtime(tmp_path, backend)
-    small.encode(small.decode(grids(3)))
-    small.generate(n=6, steps=1)
-    rows = [rows for graph, rows in backend.calls if graph != "denoiser"]
-    assert max(rows) == 2 and sum(rows) == 3 + 3 + 6
-
-
-def test_a_job_loads_the_graphs_that_it_needs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = FakeBackend()
-    load, loaded = backend.load, []
-
-    def note(source: GraphSource) -> Any:
-        loaded.append(source.name)
-        return load(source)
-
-    monkeypatch.setattr(backend, "load", note)
-    runtime = fake_runtime(tmp_path, backend)
-    assert loaded == []
-    runtime.generate(n=2, steps=1)
-    assert sorted(loaded) == ["decoder (fp32)", "denoiser (fp32)"]
-    runtime.encode(np.zeros((1, *IMAGE, 3), np.uint8))
-    assert loaded[2:] == ["encoder (fp32)"]
-
-
-def test_denoise_is_one_step(runtime: Runtime) -> None:
-    codes, uniform = grids(3), np.random.default_rng(1).random((3, *GRID))
-    update = uniform > 0.5
-    new, proposal, confidence = runtime.denoise(codes, 0.5, uniform, update)
-    assert np.array_equal(new, np.where(update, proposal, codes))
-    assert (new.dtype, proposal.dtype, confidence.dtype) == (np.int32, np.int32, np.float32)
-    assert confidence.shape == (3, *GRID)
-    per_image, _, _ = runtime.denoise(codes, np.full(3, 0.5), uniform, update)
-    assert np.array_equal(per_image, new)
-
-
-def test_denoise_takes_one_label_or_one_for_each(with_labels: Runtime) -> None:
-    arguments = grids(2), 1.0, np.zeros((2, *GRID)), np.ones((2, *GRID), bool)
-    one = with_labels.denoise(*arguments, label="desert")[0]
-    each = with_labels.denoise(*arguments, label=["desert", 2], guidance=np.array([1.0, 1.5]))[0]
-    assert np.array_equal(one[0], each[0])
-    assert not np.array_equal(one[1], each[1])
-
-
-def test_logits(runtime: Runtime) -> None:
-    codes = grids(9)
-    logits = runtime.logits(codes)
-    assert logits.shape == (9, *GRID, VOCABULARY)
-    assert np.array_equal(logits.argmax(axis=-1), codes)
-
-
-GOOD: dict[str, Any] = {
-    "codes": np.zeros((2, *GRID), np.int32),
-    "temperature": 1.0,
-    "uniform": np.zeros((2, *GRID)),
-    "update": np.ones((2, *GRID), bool),
-}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"codes": np.full((2, *GRID), VOCABULARY)}, "codes must lie from 0 to 99, not 100"),
-        ({"codes": np.full((2, *GRID), -1)}, "codes must lie from 0 to 99, not -1"),
-        ({"codes": np.zeros((2, *GRID))}, r"codes must be an array of integers of shape \[N,3,4\], not float64"),
-        ({"codes": np.zeros(GRID, int)}, r"codes must be an array of integers of shape \[N,3,4\], not int64 \[3, 4\]"),
-        ({"codes": np.zeros((0, *GRID), int)}, r"codes must be .*\[0, 3, 4\]"),
-        ({"codes": [[1, 2], [3]]}, "codes must be an array"),
-        ({"temperature": -1.0}, "temperature must be a finite number of at least 0"),
-        ({"temperature": [1.0, float("nan")]}, "temperature must lie from 0 to .*, not nan"),
-        ({"temperature": [[1.0], [1.0, 2.0]]}, "temperature must be an array"),
-        ({"temperature": np.array(1.0)}, "temperature must be a finite number"),
-        ({"temperature": "1"}, "temperature must be a finite number"),
-        ({"temperature": [1.0] * 3}, r"temperature must be an array of numbers of shape \[2\]"),
-        ({"uniform": np.full((2, *GRID), 1.5)}, "uniform must lie from 0 to 1, not 1.5"),
-        ({"uniform": np.zeros((1, *GRID))}, r"uniform must be .* of shape \[2,3,4\]"),
-        ({"update": np.ones((2, *GRID), int)}, "update must be an array of truth values"),
-        ({"label": 0}, "label must be left out"),
-        ({"guidance": 2.0}, "guidance must be left out"),
-        ({"guidance": np.ones(2)}, "guidance must be left out"),
-    ],
-)
-def test_denoise_names_a_bad_argument(runtime: Runtime, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=f"^{message}") as caught:
-        runtime.denoise(**{**GOOD, **changes})
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({}, "label must be given: one of coast, desert, ice"),
-        ({"label": ["ice"]}, "label must be one, or one for each of 2 rows, not 1"),
-        ({"label": ["ice", "ocean"]}, "label must be one of coast, desert, ice, not 'ocean'"),
-        ({"label": "ice", "guidance": [1.0]}, r"guidance must be an array of numbers of shape \[2\]"),
-    ],
-)
-def test_denoise_names_a_bad_label(with_labels: Runtime, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=f"^{message}"):
-        with_labels.denoise(**{**GOOD, **changes})
-
-
-def test_encode_names_bad_images(runtime: Runtime) -> None:
-    with pytest.raises(InputError, match=r"^images must be an array of integers of shape \[N,6,8,3\], not uint8"):
-        runtime.encode(np.zeros((1, 8, 6, 3), np.uint8))
-    with pytest.raises(InputError, match=r"^images must be an array of integers .* not float32"):
-        runtime.encode(np.zeros((1, *IMAGE, 3), np.float32))
-    with pytest.raises(InputError, match=r"^images must lie from 0 to 255, not 256"):
-        runtime.encode(np.full((1, *IMAGE, 3), 256))
-
-
-# Bundles that hold a part, and variants
-
-
-@pytest.mark.parametrize(
-    ("held", "call", "missing"),
-    [
-        (("encoder", "decoder"), lambda runtime: runtime.generate(), "denoiser"),
-        (("denoiser",), lambda runtime: runtime.generate(), "decoder"),
-        (("denoiser",), lambda runtime: runtime.decode(grids(1)), "decoder"),
-        (("denoiser",), lambda runtime: runtime.encode(np.zeros((1, 6, 8, 3), np.uint8)), "encoder"),
-        (("denoiser",), lambda runtime: runtime.logits(grids(1)), "logits"),
-        (("decoder",), lambda runtime: runtime.denoise(**GOOD), "denoiser"),
-    ],
-)
-def test_what_a_bundle_lacks_is_named(tmp_path: Path, held: tuple[str, ...], call: Any, missing: str) -> None:
-    runtime = fake_runtime(tmp_path, holds=held, image_size=None if held == ("denoiser",) else IMAGE)
-    with pytest.raises(BundleError, match=f"bundle 'fake' has no {missing} graph"):
-        call(runtime)
-
-
-def test_a_variant_is_the_denoisers_and_the_others_where_they_have_it(tmp_path: Path) -> None:
-    graphs = {"denoiser": {"int8": entry("denoiser"), "fp32": entry("denoiser")}, "decoder": {"fp32": entry("decoder")}}
-    assert fake_runtime(tmp_path, graphs=graphs).variant == "fp32"
-    runtime = fake_runtime(tmp_path, graphs=graphs, variant="int8")
-    assert runtime.variant == "int8"
-    assert len(runtime.generate(n=2)) == 2
-    with pytest.raises(BundleError, match=r"denoiser has no variant 'fp16' \(it has int8, fp32\)"):
-        fake_runtime(tmp_path, graphs=graphs, variant="fp16")
-
-
-def test_a_variant_that_the_backend_cannot_run_is_refused(tmp_path: Path) -> None:
-    graphs = {"denoiser": {"fp16": entry("denoiser", "cuda", "fake"), "fp8": entry("denoiser", "fake")}}
-    assert fake_runtime(tmp_path, graphs=graphs).variant == "fp8"
-    with pytest.raises(BackendError, match=r"^the backend 'fake' does not provide cuda, which the variant fp16 of"):
-        fake_runtime(tmp_path, graphs=graphs, variant="fp16")
-
-
 # Failing and closing
 
 
@@ -530,58 +278,10 @@ def test_a_failing_backend_is_a_backend_error(tmp_path: Path) -> None:
     assert len(runtime.generate(n=20)) == 20
 
 
-@pytest.mark.parametrize("vocabulary", [50, 99, 101, 5000])
-def test_another_vocabulary_is_refused_before_any_image_is_begun(tmp_path: Path, vocabulary: int) -> None:
-    backend = FakeBackend()
-    runtime = fake_runtime(tmp_path, backend, vocabulary=vocabulary)
-    with pytest.raises(
-        BundleError, match=rf"its denoiser knows 100 codes, .* has a vocabulary of {vocabulary}: export"
-    ):
-        runtime.stream()
-    assert len(backend.calls) == 1
-
-
-def test_an_encoder_of_a_larger_codebook_is_refused(tmp_path: Path) -> None:
-    runtime = fake_runtime(tmp_path, holds=("encoder",), vocabulary=50)
-    with pytest.raises(BundleError, match=r"its encoder finds the code 60, where its manifest has a codebook of 50"):
-        runtime.encode(np.full((1, *IMAGE, 3), 60, np.uint8))
-
-
-def test_another_grid_is_refused_before_any_image_is_begun(tmp_path: Path) -> None:
-    backend = FakeBackend()
-    with pytest.raises(
-        BundleError, match=r"its denoiser takes codes \[N,12\], where its manifest means \[N,4\]: export"
-    ):
-        fake_runtime(tmp_path, backend, latent_grid=[2, 2]).generate()
-    assert backend.calls == []
-
-
-def test_labels_that_the_graph_does_not_have_or_need_are_refused(tmp_path: Path) -> None:
-    fake_runtime(tmp_path / "with", **labelled())
-    fake_runtime(tmp_path / "without")
-    manifests = [(tmp_path / folder / "manifest.json") for folder in ("with", "without")]
-    texts = [path.read_text() for path in manifests]
-    for path, text, other, told in zip(
-        manifests, texts, reversed(texts), ("denoiser takes label", "denoiser takes no label"), strict=True
-    ):
-        swapped = {**json.loads(other), "graphs": json.loads(text)["graphs"]}
-        path.write_text(json.dumps(swapped))
-        with pytest.raises(BundleError, match=f"its {told}, where its manifest means it to take codes"):
-            Runtime(Bundle.open(path.parent), FakeBackend()).stream()
-
-
-def test_a_graph_that_belies_its_manifest_is_refused(tmp_path: Path) -> None:
-    runtime = fake_runtime(tmp_path, vocabulary=50)
-    with pytest.raises(
-        BundleError, match=r"its logits puts out logits float32 \[1, 12, 100\], where its manifest means"
-    ):
-        runtime.logits(grids(1) % 50)
-
-
 def test_a_closed_runtime_says_so(tmp_path: Path) -> None:
     with fake_runtime(tmp_path) as runtime:
         runtime.generate()
-    for call in (runtime.generate, lambda: runtime.decode(grids(1)), lambda: runtime.denoise(**GOOD)):
+    for call in (runtime.generate, lambda: runtime.decode(grids(1)), lambda: runtime.denoise(**ONE_STEP)):
         with pytest.raises(SundaeError, match=r"^the runtime is closed$"):
             call()
     runtime.close()
