@@ -15,6 +15,7 @@ from sundae_rt.export.sources import Sources, from_checkpoints, from_preset
 from sundae_rt.export.variants import in_order
 from sundae_rt.files import replacing_folder
 from sundae_rt.manifest import DataFile, GraphFile, Manifest, plain_name
+from sundae_rt.training.vqgan.model import VQGAN
 
 
 def export_checkpoint(
@@ -97,8 +98,8 @@ def export_checkpoint(
             say(note)
         if "int8" in variants and sources.prior is None:
             raise InputError("the variant int8 is a prior's: name one with --checkpoint, or leave it out of --variants")
-        if half_weights and sources.vqgan is None:
-            raise InputError("--half-weights is for a decoder and an encoder, and here is none: leave it out")
+        if half_weights and not (sources.vqgan and isinstance(sources.vqgan.model, VQGAN)):
+            raise InputError("--half-weights is for the weights of a VQ-GAN, and here is none: leave it out")
         files: dict[str, dict[str, GraphFile]] = {}
         measured: dict[str, Any] = {}
         for made in make(sources, variants, folder, logits=logits, calibrate=calibrate, half_weights=half_weights):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from sundae_rt.errors import BundleError
 from sundae_rt.export import checks, graphs
-from sundae_rt.export.conversion import INLINE_LIMIT, drop_output, to_onnx
+from sundae_rt.export.conversion import INLINE_LIMIT, SMALL, drop_output, to_onnx
 from sundae_rt.export.examples import Examples, own_examples, read_examples
 from sundae_rt.export.pricing import check_price, denoiser_price, table
 from sundae_rt.export.rounding import ROUNDED, rounded
@@ -22,6 +24,7 @@ from sundae_rt.export.sources import PriorHalf, Sources
 from sundae_rt.export.variants import VARIANTS, Exported, Rewritten
 from sundae_rt.families import FAMILIES
 from sundae_rt.runtime import image_batch
+from sundae_rt.training.vqgan.model import VQGAN
 
 CHECKED_ROWS = 3
 """Rows of codes that a prior's graphs are checked on."""
@@ -67,7 +70,7 @@ def make(
         folder: where the graphs are going to be written.
         logits: make the graph of raw logits too.
         calibrate: a file of codes to calibrate and measure on; samples of the model's own serve without.
-        half_weights: round the VQ-GAN's weights to fp16 and store them so, in fp32 graphs too.
+        half_weights: round the VQ-GAN's weights to fp16 in the fp32 graphs and store them so.
 
     Raises:
         InputError: a weight that a variant cannot hold, or a file of codes that does not fit the model.
@@ -121,8 +124,9 @@ def _pictures(
     """Decoder and encoder."""
     assert sources.vqgan is not None
     vqgan, grid = sources.vqgan.model, sources.latent_grid
-    kept = rounded(vqgan) if half_weights else kind.prepare(vqgan)
+    kept = rounded(vqgan, SMALL) if half_weights and isinstance(vqgan, VQGAN) else kind.prepare(vqgan)
     tolerance = ROUNDED if half_weights else kind.tolerance
+    stored: dict[str, Any] = {"weights": "fp16"} if half_weights else {}
 
     def graph_of(module: nn.Module, inputs: dict[str, Tensor], output: str, graph: str) -> onnx.ModelProto:
         path = folder / _file(graph, name)
@@ -136,13 +140,24 @@ def _pictures(
     with torch.no_grad():
         images = torch.cat([graphs.Decoder(vqgan, grid).eval()(batch) for batch in codes.split(rows)])
     graph = kind.checkable(model, folder)
-    figures = checks.check_decoder(graph, images, {"codes": codes}, folder, tolerance, rows)
+    with _blamed_on_rounding(half_weights):
+        figures = stored | checks.check_decoder(graph, images, {"codes": codes}, folder, tolerance, rows)
     yield _made("decoder", name, kind, model, figures)
     model = graph_of(graphs.Encoder(kept), {"images": images}, "codes", "encoder")
     wanted = graphs.Encoder(vqgan).eval()
     graph = kind.checkable(model, folder)
-    figures = checks.check_encoder(graph, wanted, {"images": images}, folder, tolerance, rows)
+    with _blamed_on_rounding(half_weights):
+        figures = stored | checks.check_encoder(graph, wanted, {"images": images}, folder, tolerance, rows)
     yield _made("encoder", name, kind, model, figures)
+
+
+@contextmanager
+def _blamed_on_rounding(half_weights: bool) -> Iterator[None]:
+    """Adds to what a check says that it is the rounding of the weights that it refuses."""
+    try:
+        yield
+    except BundleError as error:
+        raise BundleError(f"{error}: leave out --half-weights") if half_weights else error from None
 
 
 def _rewritten(
@@ -185,7 +200,10 @@ def _denoiser_inputs(prior: PriorHalf, generator: torch.Generator) -> dict[str, 
 
 
 def _made(graph: str, name: str, kind: Exported, model: onnx.ModelProto, figures: dict[str, Any]) -> Made:
-    told = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures.items())
+    told = ", ".join(
+        f"{key.replace('_', ' ')} {value if isinstance(value, str) else format(value, '.4g')}"
+        for key, value in figures.items()
+    )
     return Made(graph, name, model, figures, (f"{Path(_file(graph, name)).stem}: {told}",), kind.requires)
 
 

@@ -1,4 +1,7 @@
-"""Weights that lie in a file as 16-bit floats and are widened as a session opens: half the size, computed in fp32."""
+"""Weights that lie in a file as 16-bit floats and are widened as a session opens: half the size, computed in fp32.
+
+In memory they take what fp32 takes: what is widened is not mapped from the file.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,32 @@ import copy
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import nn
 
 from sundae_rt.errors import InputError
 from sundae_rt.export.checks import Tolerance
+from sundae_rt.training.vqgan.model import VQGAN
 
 ROUNDED = Tolerance(logits=0, proposals=0, pixels=4, codes=0.98)
 """How far a VQ-GAN's graphs with rounded weights may be from the model."""
 
 
-def rounded(model: nn.Module) -> nn.Module:
-    """A copy of a model in fp32 whose weights fp16 holds exactly: each is the nearest such number.
+def rounded(vqgan: VQGAN, smallest: int) -> VQGAN:
+    """A copy of a VQ-GAN in fp32 whose weights fp16 holds exactly: each is the nearest such number.
+
+    Left as they are: tensors of fewer than ``smallest`` bytes, and a codebook that is put on the unit sphere, for what
+    comes of that no half would hold.
 
     Raises:
         InputError: a weight that is too large for fp16.
     """
-    model, largest = copy.deepcopy(model), torch.finfo(torch.float16).max
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
+    vqgan, largest = copy.deepcopy(vqgan), torch.finfo(torch.float16).max
+    for name, tensor in vqgan.state_dict().items():
+        is_on_sphere = vqgan.config.unit_norm and name.startswith("quantize.")
+        if tensor.is_floating_point() and tensor.nbytes >= smallest and not is_on_sphere:
             if not bool((tensor.abs() <= largest).all()):
                 raise InputError(f"{name} does not fit into fp16, which ends at {largest:g}: leave out --half-weights")
             tensor.copy_(tensor.half())
-    return model
+    return vqgan
 
 
 def store_halves(model: ir.Model, smallest: int) -> None:

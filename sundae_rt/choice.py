@@ -2,8 +2,8 @@
 
 1. The fastest of what `sundae-rt bench` timed for this bundle on this machine, where it did (`backends.timings`).
 2. Else the first backend, in the order of `backends.names()`, that is present and is there for one of the variants that
-   the bundle's denoiser has or that it derives. OpenVINO is there for 8-bit and bf16 work on processors with
-   instructions for it; in fp32 ONNX Runtime is as fast or faster, so without such instructions `cpu` is taken.
+   the bundle's denoiser has or that it derives. OpenVINO is there for 8-bit and bf16 work on processors that are
+   fast at it; in fp32 ONNX Runtime is as fast or faster, so on others `cpu` is taken.
 3. Of the variants the first in the backend's own order, for each graph.
 
 A variant that is asked for by name narrows all three to backends that can run it. TensorRT is taken only with variants

@@ -1,4 +1,4 @@
-"""Settings of every test."""
+"""Settings of every test, and what many of them start from."""
 
 import os
 import tempfile

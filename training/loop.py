@@ -14,8 +14,8 @@ from typing import Any, Protocol, Self
 
 import click
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -33,23 +33,32 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + rank) % 2**64)  # PyTorch's seeds have 64 bits
 
 
-def make_accelerator() -> Accelerator:
-    """The devices and processes at hand, with bf16 autocast where the hardware is faster with it."""
+def make_accelerator(precision: str | None = None) -> Accelerator:
+    """The devices and processes at hand.
+
+    ``precision``: "bf16" for autocast to it, or "no"; None is what the hardware is faster in, by the first process.
+    """
     # Which weights take part changes when the codes freeze, and the codebook moves by itself.
     wrapping = DistributedDataParallelKwargs(find_unused_parameters=True)
     # Left to itself, Accelerator ignores several processes where there is no GPU: each would train alone, on all data.
     cpu = not torch.accelerator.is_available()
-    return Accelerator(cpu=cpu, mixed_precision="bf16" if _is_faster_in_bf16() else "no", kwargs_handlers=[wrapping])
+    if precision is None:
+        PartialState(cpu=cpu)  # the processes know one another from here on
+        precision = broadcast_object_list(["bf16" if _is_faster_in_bf16() else "no"])[0]
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[wrapping])
 
 
 @functools.cache  # a process trains all that it trains in one precision
 def _is_faster_in_bf16() -> bool:
-    """A GPU since Ampere is; of a CPU it is tried, for its instructions do not tell.
+    """An NVIDIA GPU since Ampere is, other accelerators are not known to be; of a CPU it is tried, for its instructions
+    do not tell.
 
     With AVX-512 BF16 an AMD EPYC multiplies matrices three times as fast in bf16 as in fp32, a Xeon half as fast.
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.accelerator.is_available():
+        return False
     return _seconds_of_product(torch.bfloat16) < _seconds_of_product(torch.float32)
 
 
@@ -188,7 +197,7 @@ def begin(run: Run) -> Accelerator:
         InputError: batches that do not divide into equal parts, one for each process: images of the smaller parts would
             weigh more than others.
     """
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(run.start.began.get("precision"))
     if run.batch_size % (processes := accelerator.num_processes):
         raise InputError(
             f"batch_size {run.batch_size} does not divide by {processes} processes: start a number of them that "
@@ -218,13 +227,14 @@ def train(
     for line in (run.start.other_end(run.steps), run.start.other_processes(ranks)):
         if rank == 0 and line:
             say(line)
+    here = {"processes": ranks, "precision": trainer.accelerator.mixed_precision}
     sampler = StepSampler(len(dataset), run.batch_size, first, run.steps, seed, run.turns, rank, ranks)
     with Progress(run.steps, first, run.batch_size, path.with_suffix(".log"), quiet=rank > 0) as progress:
         for step, batch in enumerate(batches(dataset, sampler, run.workers), first):
             seed_step(seed, step, rank)
             progress.update(trainer.step(batch, step))
             if rank == 0 and ((step + 1) % run.save_every == 0 or step + 1 == run.steps):
-                checkpoint.save(state, trainer.state(step + 1) | {"began": run.record | {"processes": ranks}})
+                checkpoint.save(state, trainer.state(step + 1) | {"began": run.record | here})
                 save(step + 1)
     if rank == 0:
         say(f"wrote {path}")

@@ -1,8 +1,8 @@
 """What a training starts with, and what its resume state remembers of that.
 
-On ``--resume`` whatever the command line leaves out is as the training began, and whatever it states must be: a
-resumed run has the numbers of an unbroken one, or does not run. ``--steps`` and the number of processes alone may
-differ, and a line says what that changes.
+On ``--resume`` whatever the command line leaves out is as the training began, the precision of its products too, and
+whatever it states must be: a resumed run has the numbers of an unbroken one, or does not run. ``--steps`` and the
+number of processes alone may differ, and a line says what that changes.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ def instructions(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
 def is_fast_in_bf16(cpuinfo: Path = _CPUINFO) -> bool:
     """Whether it multiplies bf16 numbers faster than fp32 ones.
 
-    AMX does, and so does AMD's AVX-512 BF16, three times as fast. Intel's, where AMX is hidden, took twice as long.
+    AMX does, and so does AMD's AVX-512 BF16, three times as fast. Intel's, where AMX is hidden, took twice as long. Of
+    ARM's it is taken for granted.
     """
     present = instructions(cpuinfo) & BF16
     return bool(present - {"avx512_bf16"}) or bool(present and "GenuineIntel" not in _fields("vendor_id", cpuinfo))

@@ -31,7 +31,10 @@ class GraphSource:
 
     @property
     def size(self) -> int:
-        """Bytes of the graph's file together with the files in `folder` that it names."""
+        """Bytes of the graph's file together with the files in `folder` that it names.
+
+        What lies in 16 bits there and is computed in fp32 takes twice as much in memory.
+        """
         beside = () if self.folder is None else self.folder.iterdir()
         return len(self.model) + sum(file.stat().st_size for file in beside if file.name.encode() in self.model)
 

@@ -22,9 +22,9 @@ from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior  
 from tests.vqgans import random_vqgan  # noqa: E402
 
 
-@pytest.fixture
-def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
-    found = Sources(None, VQGANHalf(random_vqgan()))
+@pytest.fixture(params=[False, True], ids=["codebook as it is", "codebook on the unit sphere"])
+def sources(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Sources:
+    found = Sources(None, VQGANHalf(random_vqgan(unit_norm=request.param)))
     monkeypatch.setattr(writing, "from_checkpoints", lambda *_, **__: found)
     return found
 
@@ -48,8 +48,10 @@ def test_files_halve_and_pictures_stay(tmp_path, sources, backend):
     with opened(whole) as wanted, opened(half, backend) as found:
         pictures = wanted.decode(codes)
         assert np.abs(found.decode(codes).astype(int) - pictures).max() <= rounding.ROUNDED.pixels
-        assert (found.encode(pictures) == wanted.encode(pictures)).mean() > 0.95
-        assert found.manifest.checks["decoder"]["pixels_max_difference"] <= rounding.ROUNDED.pixels
+        assert (found.encode(pictures) == wanted.encode(pictures)).mean() >= rounding.ROUNDED.codes
+        checks = found.manifest.checks
+        assert checks["decoder"]["weights"] == checks["encoder"]["weights"] == "fp16"
+        assert checks["decoder"]["pixels_max_difference"] <= rounding.ROUNDED.pixels
 
 
 def test_what_is_stored_is_the_nearest_half_and_what_is_computed_is_fp32(tmp_path, sources):
@@ -78,7 +80,7 @@ def test_without_being_asked_no_weight_is_rounded(tmp_path, sources):
 
 def test_rounding_that_changes_too_much_is_refused(tmp_path, sources, monkeypatch):
     monkeypatch.setattr(making, "ROUNDED", Tolerance(logits=0, proposals=0, pixels=-1, codes=0))
-    with pytest.raises(BundleError, match="differs from PyTorch"):
+    with pytest.raises(BundleError, match=r"differs from PyTorch by .* --half-weights$"):
         exported(tmp_path / "half", half_weights=True)
     assert not (tmp_path / "half").exists()
 
@@ -95,3 +97,10 @@ def test_a_prior_alone_has_nothing_to_store_so(tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "from_checkpoints", lambda *_, **__: Sources(PriorHalf(prior), None))
     with pytest.raises(InputError, match="here is none: leave it out"):
         export_checkpoint(Path("prior.pt"), out=tmp_path / "half", half_weights=True, say=lambda _: None)
+
+
+def test_codes_that_are_pixels_have_no_weights(tmp_path):
+    with pytest.raises(InputError, match="here is none: leave it out"):
+        export_checkpoint(
+            preset="mnist", random_weights=True, out=tmp_path / "half", half_weights=True, say=lambda _: None
+        )

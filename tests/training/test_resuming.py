@@ -202,11 +202,20 @@ def test_a_state_of_before_names_no_processes_and_nothing_is_said_of_them(here, 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("processes", [3, 4])
 def test_a_batch_that_does_not_divide_among_the_processes_is_refused(kind, processes, here, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "make_accelerator", lambda: SimpleNamespace(num_processes=processes))
+    monkeypatch.setattr(loop, "make_accelerator", lambda precision: SimpleNamespace(num_processes=processes))
     assert train(kind, "out", *BEGAN) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and f"batch_size 2 does not divide by {processes} processes: start a number" in said[0]
     assert not (here / "out").exists()
+
+
+def test_a_training_goes_on_in_the_precision_that_it_began_in(here, monkeypatch):
+    break_off("prior", "out", monkeypatch)
+    began, asked, make = state("prior", here / "out")["began"], [], loop.make_accelerator
+    monkeypatch.setattr(loop, "make_accelerator", lambda precision: asked.append(precision) or make(precision))
+    assert train("prior", "out", "--resume") == 0
+    assert asked == [began["precision"]]
+    assert began["precision"] in ("bf16", "no")
 
 
 def test_what_a_training_of_before_took_from_its_preset_is_no_longer_claimed(here, monkeypatch):
