@@ -73,8 +73,12 @@ def measure(bundle: Path, variant: str, data: Path, count: int, steps: int) -> d
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
     real = features_of(network, batched(images[int(index)].numpy() for index in chosen))
 
+    # One backend for all of them: what is judged is the variant, and auto might take another for each.
+    with sundae_rt.load(bundle, variant=variant) as judged:
+        backend = judged.backend
+
     def distance(of: str, seed: int) -> float:
-        with sundae_rt.load(bundle, variant=of, max_waiting=count) as runtime:
+        with sundae_rt.load(bundle, backend=backend, variant=of, max_waiting=count) as runtime:
             samples = runtime.stream(n=count, seed=seed, steps=steps)
             made = features_of(network, batched(np.asarray(sample.image) for sample in samples))
         return round(frechet_distance(made, real), 4)

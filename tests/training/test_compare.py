@@ -46,10 +46,8 @@ def test_the_same_graph_by_another_name_is_as_far_off_as_fp32_and_other_seeds_ar
     result = run(bundle, pictures)
     assert result.exit_code == 0, result.output
     figures = json.loads((bundle / "manifest.json").read_text())["checks"]["variants"]["int8"]["denoiser"]["frechet"]
-    same = pytest.approx(figures["fp32"], abs=0.05)  # auto may take another backend for each
-    assert figures["variant"] == same
-    assert figures["fp32"] > 1
-    assert all(other != same for other in figures["fp32_other_seeds"])
+    assert figures["variant"] == figures["fp32"] > 0
+    assert len({figures["fp32"], *figures["fp32_other_seeds"]}) == 3
     assert f"to {COUNT} real pictures" in result.output
 
 
