@@ -70,7 +70,7 @@ def to_onnx(
     merge_products(program)
     share_tensors(program)
     if half_weights:
-        store_halves(program, SMALL)
+        store_halves(program)
     tensors = [value.const_value for value in program.graph.initializers.values()]
     is_inside = path is None or sum(tensor.nbytes for tensor in tensors) <= inline_limit
     if not is_inside:

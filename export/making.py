@@ -11,20 +11,18 @@ from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sundae_rt.errors import BundleError
 from sundae_rt.export import checks, graphs
-from sundae_rt.export.conversion import INLINE_LIMIT, SMALL, drop_output, to_onnx
+from sundae_rt.export.conversion import INLINE_LIMIT, drop_output, to_onnx
 from sundae_rt.export.examples import Examples, own_examples, read_examples
 from sundae_rt.export.pricing import check_price, denoiser_price, table
-from sundae_rt.export.rounding import ROUNDED, rounded
 from sundae_rt.export.running import Run, opened
 from sundae_rt.export.sources import PriorHalf, Sources
-from sundae_rt.export.variants import VARIANTS, Exported, Rewritten
+from sundae_rt.export.variants import ROUNDED, VARIANTS, Exported, Rewritten
 from sundae_rt.families import FAMILIES
 from sundae_rt.runtime import image_batch
-from sundae_rt.training.vqgan.model import VQGAN
 
 CHECKED_ROWS = 3
 """Rows of codes that a prior's graphs are checked on."""
@@ -93,7 +91,8 @@ def make(
             if logits:
                 yield _logits(name, kind, sources.prior, inputs, folder)
         if sources.vqgan is not None:
-            yield from _pictures(name, kind, sources, generator, folder, half_weights and name == "fp32")
+            of_pictures = ROUNDED if half_weights and name == "fp32" else kind
+            yield from _pictures(name, of_pictures, sources, generator, folder)
 
 
 def _denoiser(
@@ -118,36 +117,30 @@ def _logits(name: str, kind: Exported, prior: PriorHalf, inputs: dict[str, Tenso
     return _made("logits", name, kind, model, figures)
 
 
-def _pictures(
-    name: str, kind: Exported, sources: Sources, generator: torch.Generator, folder: Path, half_weights: bool
-) -> Iterator[Made]:
+def _pictures(name: str, kind: Exported, sources: Sources, generator: torch.Generator, folder: Path) -> Iterator[Made]:
     """Decoder and encoder."""
     assert sources.vqgan is not None
-    vqgan, grid = sources.vqgan.model, sources.latent_grid
-    kept = rounded(vqgan, SMALL) if half_weights and isinstance(vqgan, VQGAN) else kind.prepare(vqgan)
-    tolerance = ROUNDED if half_weights else kind.tolerance
-    stored: dict[str, Any] = {"weights": "fp16"} if half_weights else {}
-
-    def graph_of(module: nn.Module, inputs: dict[str, Tensor], output: str, graph: str) -> onnx.ModelProto:
-        path = folder / _file(graph, name)
-        return to_onnx(module.eval(), inputs, [output], path, half_weights=half_weights)
-
+    vqgan, grid, halves = sources.vqgan.model, sources.latent_grid, kind.half_weights
+    kept = kind.prepare(vqgan)
+    stored: dict[str, Any] = {"weights": "fp16"} if halves else {}
     shape = (CHECKED_IMAGES, math.prod(grid))
     codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
-    model = graph_of(graphs.Decoder(kept, grid), {"codes": codes}, "images", "decoder")
+    decoder, path = graphs.Decoder(kept, grid).eval(), folder / _file("decoder", name)
+    model = to_onnx(decoder, {"codes": codes}, ["images"], path, half_weights=halves)
     # Pictures that the decoder makes are closer to what the encoder will see than noise is.
     rows = image_batch(sources.image_size)
     with torch.no_grad():
         images = torch.cat([graphs.Decoder(vqgan, grid).eval()(batch) for batch in codes.split(rows)])
     graph = kind.checkable(model, folder)
-    with _blamed_on_rounding(half_weights):
-        figures = stored | checks.check_decoder(graph, images, {"codes": codes}, folder, tolerance, rows)
+    with _blamed_on_rounding(halves):
+        figures = stored | checks.check_decoder(graph, images, {"codes": codes}, folder, kind.tolerance, rows)
     yield _made("decoder", name, kind, model, figures)
-    model = graph_of(graphs.Encoder(kept), {"images": images}, "codes", "encoder")
+    encoder, path = graphs.Encoder(kept).eval(), folder / _file("encoder", name)
+    model = to_onnx(encoder, {"images": images}, ["codes"], path, half_weights=halves)
     wanted = graphs.Encoder(vqgan).eval()
     graph = kind.checkable(model, folder)
-    with _blamed_on_rounding(half_weights):
-        figures = stored | checks.check_encoder(graph, wanted, {"images": images}, folder, tolerance, rows)
+    with _blamed_on_rounding(halves):
+        figures = stored | checks.check_encoder(graph, wanted, {"images": images}, folder, kind.tolerance, rows)
     yield _made("encoder", name, kind, model, figures)
 
 

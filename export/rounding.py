@@ -10,45 +10,45 @@ import copy
 import numpy as np
 import onnx_ir as ir
 import torch
+from torch import nn
 
 from sundae_rt.errors import InputError
-from sundae_rt.export.checks import Tolerance
 from sundae_rt.training.vqgan.model import VQGAN
 
-ROUNDED = Tolerance(logits=0, proposals=0, pixels=4, codes=0.98)
-"""How far a VQ-GAN's graphs with rounded weights may be from the model."""
+WORTH_A_CAST = 1024
+"""Bytes from which on a tensor is stored in 16 bits."""
 
 
-def rounded(vqgan: VQGAN, smallest: int) -> VQGAN:
+def rounded(model: nn.Module) -> nn.Module:
     """A copy of a VQ-GAN in fp32 whose weights fp16 holds exactly: each is the nearest such number.
 
-    Left as they are: tensors of fewer than ``smallest`` bytes, and a codebook that is put on the unit sphere, for what
-    comes of that no half would hold.
+    Left as they are: tensors that are too small to be stored so, and a codebook that is put on the unit sphere, for
+    what comes of that no half would hold.
 
     Raises:
         InputError: a weight that is too large for fp16.
     """
-    vqgan, largest = copy.deepcopy(vqgan), torch.finfo(torch.float16).max
-    for name, tensor in vqgan.state_dict().items():
-        is_on_sphere = vqgan.config.unit_norm and name.startswith("quantize.")
-        if tensor.is_floating_point() and tensor.nbytes >= smallest and not is_on_sphere:
+    model, largest = copy.deepcopy(model), torch.finfo(torch.float16).max
+    on_sphere = isinstance(model, VQGAN) and model.config.unit_norm
+    for name, tensor in model.state_dict().items():
+        is_kept = tensor.nbytes < WORTH_A_CAST or (on_sphere and name.startswith("quantize."))
+        if tensor.is_floating_point() and not is_kept:
             if not bool((tensor.abs() <= largest).all()):
                 raise InputError(f"{name} does not fit into fp16, which ends at {largest:g}: leave out --half-weights")
             tensor.copy_(tensor.half())
-    return vqgan
+    return model
 
 
-def store_halves(model: ir.Model, smallest: int) -> None:
+def store_halves(model: ir.Model) -> None:
     """Stores each fp32 tensor that fp16 holds exactly as fp16, with a cast behind it. Every backend folds the cast.
 
     Args:
         model: changed in place.
-        smallest: bytes from which on a tensor is worth a cast.
     """
     casts = []
     for value in list(model.graph.initializers.values()):
         tensor = value.const_value
-        if tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < smallest:
+        if tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < WORTH_A_CAST:
             continue
         values = tensor.numpy()
         with np.errstate(over="ignore"):

@@ -17,6 +17,7 @@ from sundae_rt.errors import InputError
 from sundae_rt.export.checks import FP32, Tolerance
 from sundae_rt.export.halving import halved
 from sundae_rt.export.quantisation import quantised
+from sundae_rt.export.rounding import rounded
 from sundae_rt.export.running import widened
 
 Batches = Iterable[Mapping[str, NDArray[Any]]]
@@ -28,13 +29,15 @@ class Exported:
 
     ``tolerance``: see :class:`~sundae_rt.export.checks.Tolerance`; ``requires``: what a backend must provide to run it;
     ``prepare``: makes the module to export of a prior or a VQ-GAN; ``checkable``: makes of a graph, and
-    the folder with its weights, one that ONNX Runtime runs on a CPU.
+    the folder with its weights, one that ONNX Runtime runs on a CPU; ``half_weights``: store weights that fp16 holds
+    exactly as such.
     """
 
     tolerance: Tolerance
     requires: tuple[str, ...] = ()
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model
     checkable: Callable[[onnx.ModelProto, Path], onnx.ModelProto] = lambda model, folder: model
+    half_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,10 @@ VARIANTS: Final[dict[str, Exported | Rewritten]] = {
     ),
 }
 """By name, in the order in which a bundle lists them."""
+
+
+ROUNDED: Final = Exported(Tolerance(logits=0, proposals=0, pixels=4, codes=0.98), prepare=rounded, half_weights=True)
+"""How the fp32 graphs of a VQ-GAN are made where its weights are to be stored in 16 bits."""
 
 
 def in_order(wanted: Iterable[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ pytest.importorskip("onnxscript")
 import sundae_rt  # noqa: E402
 from sundae_rt.errors import BundleError, InputError  # noqa: E402
 from sundae_rt.export import bundle as writing  # noqa: E402
-from sundae_rt.export import export_checkpoint, making, rounding  # noqa: E402
+from sundae_rt.export import export_checkpoint, making  # noqa: E402
 from sundae_rt.export.checks import Tolerance  # noqa: E402
 from sundae_rt.export.halves import PriorHalf, VQGANHalf  # noqa: E402
 from sundae_rt.export.sources import Sources  # noqa: E402
+from sundae_rt.export.variants import ROUNDED  # noqa: E402
 from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior  # noqa: E402
 from tests.vqgans import random_vqgan  # noqa: E402
 
@@ -47,11 +49,11 @@ def test_files_halve_and_pictures_stay(tmp_path, sources, backend):
     codes = np.random.default_rng(0).integers(0, 19, (3, 8, 8), dtype=np.int32)
     with opened(whole) as wanted, opened(half, backend) as found:
         pictures = wanted.decode(codes)
-        assert np.abs(found.decode(codes).astype(int) - pictures).max() <= rounding.ROUNDED.pixels
-        assert (found.encode(pictures) == wanted.encode(pictures)).mean() >= rounding.ROUNDED.codes
+        assert np.abs(found.decode(codes).astype(int) - pictures).max() <= ROUNDED.tolerance.pixels
+        assert (found.encode(pictures) == wanted.encode(pictures)).mean() >= ROUNDED.tolerance.codes
         checks = found.manifest.checks
         assert checks["decoder"]["weights"] == checks["encoder"]["weights"] == "fp16"
-        assert checks["decoder"]["pixels_max_difference"] <= rounding.ROUNDED.pixels
+        assert checks["decoder"]["pixels_max_difference"] <= ROUNDED.tolerance.pixels
 
 
 def test_what_is_stored_is_the_nearest_half_and_what_is_computed_is_fp32(tmp_path, sources):
@@ -79,7 +81,8 @@ def test_without_being_asked_no_weight_is_rounded(tmp_path, sources):
 
 
 def test_rounding_that_changes_too_much_is_refused(tmp_path, sources, monkeypatch):
-    monkeypatch.setattr(making, "ROUNDED", Tolerance(logits=0, proposals=0, pixels=-1, codes=0))
+    strict = Tolerance(logits=0, proposals=0, pixels=-1, codes=0)
+    monkeypatch.setattr(making, "ROUNDED", replace(ROUNDED, tolerance=strict))
     with pytest.raises(BundleError, match=r"differs from PyTorch by .* --half-weights$"):
         exported(tmp_path / "half", half_weights=True)
     assert not (tmp_path / "half").exists()
