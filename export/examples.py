@@ -19,6 +19,8 @@ from sundae_rt.training import encoding
 
 CALIBRATED = 24
 """Grids that are corrupted to calibrate on."""
+COVERING = 128
+"""Grids whose pictures an 8-bit decoder's ranges cover: a kind of picture that none of them shows it would distort."""
 MEASURED = 64
 """Grids that a price is measured on."""
 SAMPLED = 4
@@ -37,13 +39,15 @@ class Examples:
     """Codes of real images, or samples of the model's own, in two parts that share no image.
 
     ``calibration``, ``heldout``: int32 ``[N, T]``; ``calibration_labels``, ``heldout_labels``: int32 ``[N]``, or None
-    where the prior has no labels; ``sampling``: the inputs of some steps of real sampling; ``origin``: what they are.
+    where the prior has no labels; ``covering``: what a decoder is calibrated on, the calibration part and more of its
+    kind; ``sampling``: the inputs of some steps of real sampling; ``origin``: what they are.
     """
 
     calibration: NDArray[np.int32]
     calibration_labels: NDArray[np.int32] | None
     heldout: NDArray[np.int32]
     heldout_labels: NDArray[np.int32] | None
+    covering: NDArray[np.int32]
     origin: str
     sampling: list[Arrays] = field(default_factory=list)
 
@@ -90,11 +94,18 @@ def read_examples(path: Path, prior: PriorHalf, codes_sha256: str | None, run: R
         labels = numbers[data.label_ids.numpy()]
     order = np.random.default_rng(0).permutation(len(codes))
     first = min(CALIBRATED, len(codes) // 2)
-    calibration, heldout = order[:first], order[first : first + MEASURED]
+    calibration, heldout, rest = np.split(order, [first, first + MEASURED])
+    covering = np.concatenate((calibration, rest))[:COVERING]
     origin = f"{len(heldout)} grids of {path.name}, none of which calibrated it"
     _, _, sampling = _sampled(prior, run, SAMPLED)
     return Examples(
-        codes[calibration], _part(labels, calibration), codes[heldout], _part(labels, heldout), origin, sampling
+        codes[calibration],
+        _part(labels, calibration),
+        codes[heldout],
+        _part(labels, heldout),
+        codes[covering],
+        origin,
+        sampling,
     )
 
 
@@ -104,7 +115,9 @@ def own_examples(prior: PriorHalf, run: Run) -> Examples:
     half = OWN // 2
     first, other = slice(half), slice(half, OWN)
     origin = f"{half} samples of the model's own, for want of real codes"
-    return Examples(codes[first], _part(labels, first), codes[other], _part(labels, other), origin, sampling)
+    return Examples(
+        codes[first], _part(labels, first), codes[other], _part(labels, other), codes[first], origin, sampling
+    )
 
 
 def corrupted(codes: NDArray[np.int32], rate: float, prior: PriorHalf, rng: np.random.Generator) -> NDArray[np.int32]:

@@ -9,23 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sundae_rt.errors import BundleError
 from sundae_rt.export import checks, graphs
 from sundae_rt.export.conversion import INLINE_LIMIT, drop_output, to_onnx
 from sundae_rt.export.examples import Examples, own_examples, read_examples
-from sundae_rt.export.pricing import check_price, denoiser_price, table
-from sundae_rt.export.running import Run, opened
+from sundae_rt.export.pricing import (
+    check_decoder_price,
+    check_price,
+    decoder_line,
+    decoder_price,
+    denoiser_price,
+    table,
+)
+from sundae_rt.export.running import Arrays, Run, opened
 from sundae_rt.export.sources import PriorHalf, Sources
 from sundae_rt.export.variants import ROUNDED, VARIANTS, Exported, Rewritten
 from sundae_rt.families import FAMILIES
 from sundae_rt.runtime import image_batch
+from sundae_rt.training.vqgan.model import VQGAN
 
 CHECKED_ROWS = 3
 """Rows of codes that a prior's graphs are checked on."""
+REWRITTEN_PIXELS = 2**21
+"""Pixels, at most, that a rewritten decoder is calibrated on, and as many that measure it; two images at least."""
 CHECKED_IMAGES = 2
 """Images that a VQ-GAN's graphs are checked on: at a megapixel each they take most of an export's time."""
 
@@ -80,11 +92,16 @@ def make(
         if not isinstance(kind, Exported):
             continue
         generator = torch.Generator().manual_seed(0)  # the same inputs for every variant
+        examples: Examples | None = None
         if sources.prior is not None:
             inputs = _denoiser_inputs(sources.prior, generator)
             is_shared = name == "fp32" and bool(rewritten)  # all of them read their weights from one file
             model, made = _denoiser(name, kind, sources.prior, inputs, folder, 0 if is_shared else INLINE_LIMIT)
-            faster = list(_rewritten(model, rewritten, sources, calibrate, folder)) if is_shared else []
+            faster: list[Made] = []
+            if is_shared:
+                fp32 = opened(model, folder)
+                examples = _examples(sources.prior, sources, calibrate, fp32)
+                faster = list(_rewritten_denoisers(model, fp32, rewritten, sources.prior, examples, folder))
             drop_output(model, "logits")
             yield made
             yield from faster
@@ -92,7 +109,11 @@ def make(
                 yield _logits(name, kind, sources.prior, inputs, folder)
         if sources.vqgan is not None:
             of_pictures = ROUNDED if half_weights and name == "fp32" else kind
-            yield from _pictures(name, of_pictures, sources, generator, folder)
+            decoder, images = _decoder(name, of_pictures, sources, generator, folder)
+            yield decoder
+            if examples is not None and isinstance(sources.vqgan.model, VQGAN):
+                yield from _rewritten_decoders(decoder.model, rewritten, examples, sources, folder)
+            yield _encoder(name, of_pictures, sources, images, folder)
 
 
 def _denoiser(
@@ -117,31 +138,40 @@ def _logits(name: str, kind: Exported, prior: PriorHalf, inputs: dict[str, Tenso
     return _made("logits", name, kind, model, figures)
 
 
-def _pictures(name: str, kind: Exported, sources: Sources, generator: torch.Generator, folder: Path) -> Iterator[Made]:
-    """Decoder and encoder."""
+def _decoder(
+    name: str, kind: Exported, sources: Sources, generator: torch.Generator, folder: Path
+) -> tuple[Made, Tensor]:
+    """The decoder, and the images that it was checked on."""
     assert sources.vqgan is not None
     vqgan, grid, halves = sources.vqgan.model, sources.latent_grid, kind.half_weights
-    kept = kind.prepare(vqgan)
-    stored: dict[str, Any] = {"weights": "fp16"} if halves else {}
     shape = (CHECKED_IMAGES, math.prod(grid))
     codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
-    decoder, path = graphs.Decoder(kept, grid).eval(), folder / _file("decoder", name)
+    decoder, path = graphs.Decoder(kind.prepare(vqgan), grid).eval(), folder / _file("decoder", name)
     model = to_onnx(decoder, {"codes": codes}, ["images"], path, half_weights=halves)
-    # Pictures that the decoder makes are closer to what the encoder will see than noise is.
     rows = image_batch(sources.image_size)
     with torch.no_grad():
         images = torch.cat([graphs.Decoder(vqgan, grid).eval()(batch) for batch in codes.split(rows)])
     graph = kind.checkable(model, folder)
     with _blamed_on_rounding(halves):
-        figures = stored | checks.check_decoder(graph, images, {"codes": codes}, folder, kind.tolerance, rows)
-    yield _made("decoder", name, kind, model, figures)
-    encoder, path = graphs.Encoder(kept).eval(), folder / _file("encoder", name)
+        figures = checks.check_decoder(graph, images, {"codes": codes}, folder, kind.tolerance, rows)
+    return _made("decoder", name, kind, model, _stored(kind) | figures), images
+
+
+def _encoder(name: str, kind: Exported, sources: Sources, images: Tensor, folder: Path) -> Made:
+    """The encoder, checked on pictures that the decoder makes: they are closer to what it will see than noise is."""
+    assert sources.vqgan is not None
+    vqgan, halves = sources.vqgan.model, kind.half_weights
+    encoder, path = graphs.Encoder(kind.prepare(vqgan)).eval(), folder / _file("encoder", name)
     model = to_onnx(encoder, {"images": images}, ["codes"], path, half_weights=halves)
-    wanted = graphs.Encoder(vqgan).eval()
+    wanted, rows = graphs.Encoder(vqgan).eval(), image_batch(sources.image_size)
     graph = kind.checkable(model, folder)
     with _blamed_on_rounding(halves):
-        figures = stored | checks.check_encoder(graph, wanted, {"images": images}, folder, kind.tolerance, rows)
-    yield _made("encoder", name, kind, model, figures)
+        figures = checks.check_encoder(graph, wanted, {"images": images}, folder, kind.tolerance, rows)
+    return _made("encoder", name, kind, model, _stored(kind) | figures)
+
+
+def _stored(kind: Exported) -> dict[str, Any]:
+    return {"weights": "fp16"} if kind.half_weights else {}
 
 
 @contextmanager
@@ -153,19 +183,41 @@ def _blamed_on_rounding(half_weights: bool) -> Iterator[None]:
         raise BundleError(f"{error}: leave out --half-weights") if half_weights else error from None
 
 
-def _rewritten(
-    model: onnx.ModelProto, kinds: dict[str, Rewritten], sources: Sources, calibrate: Path | None, folder: Path
+def _rewritten_denoisers(
+    model: onnx.ModelProto,
+    fp32: Run,
+    kinds: dict[str, Rewritten],
+    prior: PriorHalf,
+    examples: Examples,
+    folder: Path,
 ) -> Iterator[Made]:
     """Variants of the fp32 denoiser, which puts out its logits still."""
-    prior, fp32 = sources.prior, opened(model, folder)
-    assert prior is not None
-    examples = _examples(prior, sources, calibrate, fp32)
     for name, kind in kinds.items():
-        faster = kind.rewrite(model, examples.calibration_batches(prior), folder)
+        faster = kind.denoiser(model, examples.calibration_batches(prior), folder)
         price = denoiser_price(fp32, opened(faster, folder), prior, examples)
         check_price(name, price)
         drop_output(faster, "logits")
         yield Made("denoiser", name, faster, price, tuple(table(name, price)))
+
+
+def _rewritten_decoders(
+    model: onnx.ModelProto, kinds: dict[str, Rewritten], examples: Examples, sources: Sources, folder: Path
+) -> Iterator[Made]:
+    """Variants of the fp32 decoder."""
+    assert sources.image_size is not None
+    count = max(2, REWRITTEN_PIXELS // math.prod(sources.image_size))
+    rows = min(count, image_batch(sources.image_size))
+    for name, kind in kinds.items():
+        faster = kind.decoder(model, _code_batches(examples.covering[:count], rows), folder)
+        heldout = _code_batches(examples.heldout[:count], rows)
+        price = decoder_price(opened(model, folder), opened(faster), heldout, examples.origin)
+        check_decoder_price(name, price)
+        yield Made("decoder", name, faster, price, (decoder_line(name, price),), kind.decoder_requires)
+
+
+def _code_batches(codes: NDArray[np.int32], rows: int) -> Iterator[Arrays]:
+    for start in range(0, len(codes), rows):
+        yield {"codes": codes[start : start + rows]}
 
 
 def _examples(prior: PriorHalf, sources: Sources, calibrate: Path | None, fp32: Run) -> Examples:

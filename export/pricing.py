@@ -1,8 +1,8 @@
-"""What a rewritten denoiser costs beside the fp32 one: a price is measured, and limited before it is in a bundle."""
+"""What a rewritten graph costs beside the fp32 one: a price is measured, and limited before it is in a bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from sundae_rt.errors import BundleError
 from sundae_rt.export.examples import ROWS, Examples, corrupted, denoiser_inputs
 from sundae_rt.export.halves import PriorHalf
-from sundae_rt.export.running import Run
+from sundae_rt.export.running import Arrays, Run
 
 RATES = (0.25, 0.5, 0.75, 1.0)
 """Shares of corrupted codes at which a price is measured."""
 LARGEST_RISE = 0.01
 """How much the cross-entropy of the true codes may rise at any of those, as a share of fp32's."""
+LEAST_PSNR = 30.0
+"""Decibels that a decoder's pixels must reach beside fp32's. What codes lose of a picture is more than that."""
 
 
 def denoiser_price(fp32: Run, other: Run, prior: PriorHalf, examples: Examples) -> dict[str, Any]:
@@ -72,6 +74,50 @@ def table(variant: str, price: dict[str, Any]) -> Iterator[str]:
             f"  {float(rate):10.0%}  {figures['equal_argmax']:12.2%}  {figures['equal_draws']:11.2%}"
             f"  {figures['cross_entropy']:13.4f}  {figures['cross_entropy_fp32']:7.4f}  {figures['rise']:+.3%}"
         )
+
+
+def decoder_price(fp32: Run, other: Run, batches: Iterable[Arrays], origin: str) -> dict[str, Any]:
+    """What a variant of the decoder costs beside fp32, on held-out codes.
+
+    ``psnr`` of its pixels beside fp32's in decibels, over all images, and of the worst of them (``psnr_least``); equal
+    images have None. ``pixels_mean_difference``, of 255.
+    """
+    differences = [other(codes)["images"].astype(np.int16) - fp32(codes)["images"] for codes in batches]
+    of_images = np.concatenate([np.square(part, dtype=np.float64).mean((1, 2, 3)) for part in differences])
+    return {
+        "measured_on": origin,
+        "images": len(of_images),
+        "psnr": _decibels(of_images.mean()),
+        "psnr_least": _decibels(of_images.max()),
+        "pixels_mean_difference": float(np.concatenate([np.abs(part).mean((1, 2, 3)) for part in differences]).mean()),
+    }
+
+
+def check_decoder_price(variant: str, price: dict[str, Any]) -> None:
+    """Refuses a variant whose pictures are not those of fp32.
+
+    Raises:
+        BundleError: under the limit; one line.
+    """
+    if price["psnr"] is not None and not price["psnr"] >= LEAST_PSNR:
+        raise BundleError(
+            f"the variant {variant} of the decoder is too coarse: its pixels reach {price['psnr']:.1f} dB beside "
+            f"fp32's, {LEAST_PSNR:g} needed; leave it out of --variants; nothing was written"
+        )
+
+
+def decoder_line(variant: str, price: dict[str, Any]) -> str:
+    """A decoder's price as a line for people."""
+    mean, least = ("equal" if value is None else f"{value:.1f} dB" for value in (price["psnr"], price["psnr_least"]))
+    return (
+        f"decoder-{variant}, {price['images']} images of the same codes: PSNR {mean} beside fp32, the worst {least}, "
+        f"pixels {price['pixels_mean_difference']:.2f} of 255 apart"
+    )
+
+
+def _decibels(error: float) -> float | None:
+    """PSNR of a mean squared error of pixels, of 255."""
+    return float(10 * np.log10(255**2 / error)) if error else None
 
 
 def _heldout(prior: PriorHalf, examples: Examples, rate: float) -> Iterator[tuple[dict[str, Any], NDArray[np.int32]]]:

@@ -15,12 +15,14 @@ from torch import nn
 
 from sundae_rt.errors import InputError
 from sundae_rt.export.checks import FP32, Tolerance
+from sundae_rt.export.convolutions import convolved
 from sundae_rt.export.halving import halved
 from sundae_rt.export.quantisation import quantised
 from sundae_rt.export.rounding import rounded
 from sundae_rt.export.running import widened
 
 Batches = Iterable[Mapping[str, NDArray[Any]]]
+Rewrite = Callable[[onnx.ModelProto, Batches, Path], onnx.ModelProto]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +44,23 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A variant of the denoiser alone, made of its fp32 graph, with which it shares one file of weights.
+    """A variant of denoiser and decoder that is made of their fp32 graphs. There is none of the encoder: which code is
+    the nearest hangs on differences that are smaller than its rounding.
 
-    What it costs beside fp32 is measured and limited (:mod:`~sundae_rt.export.pricing`). ``rewrite``: takes the graph,
-    batches of inputs to calibrate on, and the folder with the weights.
+    What it costs beside fp32 is measured and limited (:mod:`~sundae_rt.export.pricing`). ``denoiser``, ``decoder``:
+    take the graph, batches of inputs to calibrate on, and the folder with the weights, of which the denoisers share one
+    file.
+    ``decoder_requires``: what a backend must provide to run the decoder.
     """
 
-    rewrite: Callable[[onnx.ModelProto, Batches, Path], onnx.ModelProto]
+    denoiser: Rewrite
+    decoder: Rewrite
+    decoder_requires: tuple[str, ...] = ()
 
 
 VARIANTS: Final[dict[str, Exported | Rewritten]] = {
     "fp32": Exported(FP32),
-    "int8": Rewritten(quantised),
+    "int8": Rewritten(quantised, convolved, ("uint8",)),
     "fp16": Exported(
         Tolerance(logits=0.03, proposals=0, pixels=8, codes=0.9), ("half",), partial(halved, dtype=torch.float16)
     ),

@@ -68,6 +68,8 @@ def variants(manifest: Manifest, graph: str, backend: Backend) -> Mapping[str, V
 def choose_variant(manifest: Manifest, graph: str, backend: Backend, wanted: str) -> Variant:
     """The variant of a graph that was asked for, where there is one; else the first that the backend likes and can run.
 
+    The main graph comes in the variant that was asked for, or not at all; the others where they have it and it runs.
+
     Args:
         manifest: the bundle's.
         graph: one that the bundle holds.
@@ -83,8 +85,10 @@ def choose_variant(manifest: Manifest, graph: str, backend: Backend, wanted: str
         raise BundleError(
             f"bundle {manifest.name!r}: {graph} has no variant {shown(wanted)} (it has {', '.join(known)})"
         )
-    liked = [name for name in backend.variants if name in known]
-    candidates = [wanted] if wanted in known else [*liked, *(name for name in manifest.graphs[graph] if name in known)]
+    others = [name for name in (*backend.variants, *manifest.graphs[graph]) if name in known]
+    candidates = [wanted] if wanted in known else []
+    if graph != main_graph(manifest) or not candidates:
+        candidates += others
     for candidate in candidates:
         if _runs(backend, known[candidate]):
             return known[candidate]

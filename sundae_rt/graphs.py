@@ -32,7 +32,8 @@ def graph_source(bundle: Bundle, name: str, variant: Variant) -> Iterator[GraphS
     """
     with bundle.weights(name, variant.source) as folder:
         model, origin = bundle.read(name, variant.source), bundle.origin(name, variant.source)
-        yield GraphSource(model, f"{name} ({variant.name})", folder, variant.derived, origin)
+        pixels = math.prod(bundle.manifest.image_size or ()) if name in ("decoder", "encoder") else 0
+        yield GraphSource(model, f"{name} ({variant.name})", folder, variant.derived, origin, pixels)
 
 
 class Graphs:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sundae_rt.backends import installation, open_backend
+from sundae_rt.backends import installation, open_backend, source
 from sundae_rt.backends import onnxruntime as onnxruntime_backend
 from sundae_rt.backends.cores import available_cores
 from sundae_rt.backends.onnxruntime import OnnxRuntimeBackend
@@ -70,7 +70,7 @@ def test_a_small_graph_runs_its_rows_side_by_side(monkeypatch: pytest.MonkeyPatc
         graph.run({"x": np.zeros((rows, 3), np.int32)})
     assert parts == [(3, 3), (8, 3)]
 
-    monkeypatch.setattr(onnxruntime_backend, "SMALL", 10)  # a large graph lies in memory once
+    monkeypatch.setattr(source, "SMALL", 10)  # a large graph lies in memory once
     OnnxRuntimeBackend.cpu(threads=3).load(GraphSource(model(), "g")).run({"x": np.zeros((8, 3), np.int32)})
     assert len(parts) == 2
 
@@ -79,7 +79,7 @@ def test_a_large_graph_gives_back_what_a_run_took(monkeypatch: pytest.MonkeyPatc
     """A denoiser's memory is not there still while the decoder works. Small ones keep it for their next run."""
     backend = OnnxRuntimeBackend.cpu(threads=1)
     assert backend.load(GraphSource(model(), "g"))._options is None
-    monkeypatch.setattr(onnxruntime_backend, "SMALL", 10)
+    monkeypatch.setattr(source, "SMALL", 10)
     graph = backend.load(GraphSource(model(), "g"))
     assert graph._options.get_run_config_entry("memory.enable_memory_arena_shrinkage") == "cpu:0"
     assert graph.run({"x": np.ones((2, 3), np.int32)})["y"].tolist() == [[2, 2, 2]] * 2

@@ -17,7 +17,7 @@ from sundae_rt.backends.driver import load_library
 from sundae_rt.backends.origin import Origin
 from sundae_rt.backends.processor import INT8, instructions
 from sundae_rt.backends.rows import Outputs, run_side_by_side
-from sundae_rt.backends.source import SMALL, GraphSource
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.errors import BackendError, one_line
 
 # The smallest model there is (int32 x -> Identity -> y), as the bytes of its protobuf: it tells whether an execution
@@ -59,7 +59,7 @@ class OnnxRuntimeBackend:
         onnxruntime.set_default_logger_severity(_FATAL_ONLY)  # of the whole process: there is no narrower one for this
         self.name = name
         self.variants = variants
-        self.provides = frozenset({name, "half"} if "fp16" in variants else {name})
+        self.provides = frozenset({name, "half"} if "fp16" in variants else {name, "uint8"})
         self.derives: Mapping[str, str] = {}
         self.unrolls = provider != "CPUExecutionProvider"
         self._library = onnxruntime
@@ -89,7 +89,7 @@ class OnnxRuntimeBackend:
 
     def load(self, source: GraphSource) -> "OnnxRuntimeGraph":
         """See `Backend.load`; nothing is derived here, and nothing kept."""
-        is_small = source.size <= SMALL
+        is_small = source.is_small
         session = self._session(source, self._cores.count, is_small)
         if self._provider not in session.get_providers():
             raise BackendError(f"{self.name}: {self._provider} does not start: {self._why_not()}")

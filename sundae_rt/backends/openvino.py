@@ -20,7 +20,7 @@ from sundae_rt.backends.cores import Cores, available_cores
 from sundae_rt.backends.origin import Origin
 from sundae_rt.backends.processor import INT8, instructions, is_fast_in_bf16
 from sundae_rt.backends.rows import Outputs, run_side_by_side
-from sundae_rt.backends.source import SMALL, GraphSource
+from sundae_rt.backends.source import GraphSource
 from sundae_rt.errors import BackendError, one_line
 
 _DERIVES: Final = {"int8-bf16": "int8", "bf16": "fp32"}
@@ -44,7 +44,7 @@ class OpenVinoBackend:
                 f"openvino cannot be imported ({one_line(error)}): pip install 'sundae-rt[openvino]'"
             ) from error
         self.name = "openvino"
-        self.provides = frozenset({"openvino"})
+        self.provides = frozenset({"openvino", "uint8"})
         self.unrolls = False
         self._core = _core(openvino)
         self._cores = Cores(min(threads or available_cores(), available_cores()))
@@ -61,7 +61,7 @@ class OpenVinoBackend:
                 self._read(source),
                 f"{self.name}: {source.name}",
                 precision="f32" if source.derived is None else "bf16",
-                is_small=source.size <= SMALL,
+                is_small=source.is_small,
                 cores=self._cores,
             )
         except RuntimeError as error:  # whatever OpenVINO raises

@@ -8,6 +8,8 @@ from sundae_rt.backends.origin import Origin
 
 SMALL: Final = 64 * 2**20
 """Graphs up to this many bytes may lie in memory twice: for all threads at once, and for each by itself."""
+SMALL_PICTURE: Final = 256 * 256
+"""Pixels up to which that holds for graphs of pictures: what they hold besides weights grows with the pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class GraphSource:
             is being loaded; None where all weights are in `model`.
         derived: one of the backend's `derives`, where the graph is to run as that variant of its own.
         origin: for a backend that keeps what it makes of a graph.
+        pixels: of each picture that the graph makes or takes; 0 where it knows codes alone.
     """
 
     model: bytes
@@ -28,6 +31,12 @@ class GraphSource:
     folder: Path | None = None
     derived: str | None = None
     origin: Origin | None = None
+    pixels: int = 0
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the graph may lie in memory twice, and keep what it takes for a run."""
+        return self.size <= SMALL and self.pixels <= SMALL_PICTURE
 
     @property
     def size(self) -> int:

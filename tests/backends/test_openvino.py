@@ -15,7 +15,7 @@ pytest.importorskip("openvino", reason="the extra openvino is not installed")
 pytest.importorskip("onnx", reason="the graphs of these tests are made with onnx")
 
 from fakes import ALL_GRAPHS, entry, write_bundle
-from sundae_rt.backends import open_backend
+from sundae_rt.backends import open_backend, source
 from sundae_rt.backends import openvino as openvino_backend
 from sundae_rt.backends.openvino import OpenVinoBackend
 from sundae_rt.backends.rows import run_side_by_side
@@ -58,7 +58,7 @@ def test_a_small_graph_runs_its_rows_side_by_side(monkeypatch: pytest.MonkeyPatc
         graph.run({"x": rows(count)})
     assert parts == [(3, 3), (8, 3)]
 
-    monkeypatch.setattr(openvino_backend, "SMALL", 10)  # a large graph lies in memory once
+    monkeypatch.setattr(source, "SMALL", 10)  # a large graph lies in memory once
     OpenVinoBackend().load(GraphSource(model(), "g")).run({"x": rows(8)})
     assert len(parts) == 2
 

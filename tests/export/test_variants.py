@@ -152,7 +152,7 @@ def test_the_price_is_printed_and_stands_in_the_manifest(made: tuple[Path, list[
 def test_the_cross_entropy_is_that_of_the_true_codes() -> None:
     prior, true = labelled_prior(), np.zeros((4, 16), np.int32)
     labels = np.zeros(4, np.int32)
-    held = examples.Examples(true, labels, true, labels, "zeros")
+    held = examples.Examples(true, labels, true, labels, true, "zeros")
 
     def sure(of: int) -> object:
         logits = np.zeros((4, 16, VOCABULARY), np.float32)
@@ -210,6 +210,17 @@ def test_the_parts_that_calibrate_and_measure_share_no_image(codes_file: Path) -
     batches = [batch["codes"] for batch in parts.calibration_batches(prior)]
     assert any(np.array_equal(batch, seen[0]) for batch in batches)  # the start of sampling calibrates too
     assert sum(map(len, batches)) > len(parts.calibration)
+
+
+def test_a_decoder_is_calibrated_on_what_is_not_held_out(codes_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples, "CALIBRATED", 4)
+    monkeypatch.setattr(examples, "MEASURED", 5)
+    parts = examples.read_examples(
+        codes_file, labelled_prior(), None, lambda inputs: {"proposal": np.zeros_like(inputs["codes"])}
+    )
+    assert (len(parts.calibration), len(parts.heldout), len(parts.covering)) == (4, 5, 15)
+    np.testing.assert_array_equal(parts.covering[:4], parts.calibration)
+    assert not {row.tobytes() for row in parts.covering} & {row.tobytes() for row in parts.heldout}
 
 
 @pytest.mark.parametrize(
