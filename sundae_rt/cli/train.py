@@ -53,7 +53,13 @@ def _training_options(name: str, help: str) -> Callable[[Command], Command]:
 
 @command.command("vqgan")
 @_training_options("--data", "Folder of images; its about.toml says what they are.")
-def vqgan(data: Path | None, out: Path | None, describes: bool, **run: Unpack[_Run]) -> None:
+@click.option(
+    "--drawn-codes",
+    type=FILE,
+    metavar="CODES",
+    help="Codes that a prior drew, for the decoder to learn on too; with --resume, once the codes are final.",
+)
+def vqgan(data: Path | None, out: Path | None, describes: bool, drawn_codes: Path | None, **run: Unpack[_Run]) -> None:
     """Train a VQ-GAN on a folder of images; writes OUT/vqgan.pt."""
     if describes:
         _describe("vqgan", run["preset"])
@@ -61,7 +67,7 @@ def vqgan(data: Path | None, out: Path | None, describes: bool, **run: Unpack[_R
     data, out = _needed("--data", data), _needed("--out", out)
     from sundae_rt.training.vqgan.train import train
 
-    train(data, out, **run)
+    train(data, out, drawn_codes=drawn_codes, **run)
 
 
 @command.command("prior")

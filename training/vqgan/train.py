@@ -17,6 +17,7 @@ from sundae_rt.errors import InputError
 from sundae_rt.training import checkpoint, loop, resuming, sheets
 from sundae_rt.training.data import ImageFolder
 from sundae_rt.training.features import PerceptualLoss
+from sundae_rt.training.vqgan.drawn import DrawnCodes
 from sundae_rt.training.vqgan.layers import Texture
 from sundae_rt.training.vqgan.losses import (
     Discriminator,
@@ -40,15 +41,20 @@ class Pictures(NamedTuple):
 
 
 class VQGANTrainer:
-    """Model, adversary, optimisers and averages of one run, and the step that moves them."""
+    """Model, adversary, optimisers and averages of one run, and the step that moves them.
 
-    def __init__(self, sizes: VQGANConfig, how: VQGANTraining, accelerator: Accelerator) -> None:
+    ``drawn``: codes to train the decoder on beside those of the images, as many in each step.
+    """
+
+    def __init__(
+        self, sizes: VQGANConfig, how: VQGANTraining, accelerator: Accelerator, drawn: DrawnCodes | None = None
+    ) -> None:
         if sizes.quantiser != "nearest" or sizes.pixel_range != (-1.0, 1.0):
             raise InputError(
                 "a VQ-GAN is trained with the quantiser 'nearest' and the pixel range -1 to 1, not with "
                 f"{sizes.quantiser!r} and {sizes.pixel_range[0]:g} to {sizes.pixel_range[1]:g}"
             )
-        self.how, self.accelerator = how, accelerator
+        self.how, self.accelerator, self.drawn = how, accelerator, drawn
         self.model = VQGAN(sizes).to(accelerator.device, memory_format=torch.channels_last)
         self.follower = CodebookFollower(self.model.quantize, how.codebook_decay or 0.0).to(accelerator.device)
         self.perceptual = (
@@ -106,11 +112,14 @@ class VQGANTrainer:
         images = to_model(pixels.to(self.accelerator.device)).contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
             reconstruction, quantised = self.wrapped(images, bypass=step < self.how.quantiser_start)
-        reconstruction = reconstruction.float()
+            painted = [reconstruction]
+            if self.drawn is not None:
+                painted.append(self.model.decode(self.drawn.some(len(images)).to(images.device)))
+        reconstruction, pictures = reconstruction.float(), torch.cat(painted).float()
         strength = min(1.0, (step - start + 1) / max(self.how.adversarial_warmup, 1)) if adversarial else 0.0
         with torch.no_grad():
             real = Pictures(images, self.perceptual.taps(images) if self.perceptual else [])
-        made = Pictures(reconstruction, self.perceptual.taps(reconstruction) if self.perceptual else [])
+        made = Pictures(pictures, self.perceptual.taps(pictures) if self.perceptual else [])
         figures = self._update_model(real, made, quantised, strength, frozen)
         if adversarial:
             figures |= self._update_discriminator(real, made)
@@ -127,8 +136,11 @@ class VQGANTrainer:
     def _update_model(
         self, real: Pictures, made: Pictures, quantised: Quantised, strength: float, frozen: bool
     ) -> dict[str, float]:
-        pixel = functional.l1_loss(made.images, real.images)
-        feature = self.perceptual(made.maps, real.maps) if self.perceptual else pixel.new_zeros(())
+        # Of what was decoded from drawn codes, behind the reconstructions, there is no true picture.
+        count = len(real.images)
+        again = Pictures(made.images[:count], [found[:count] for found in made.maps])
+        pixel = functional.l1_loss(again.images, real.images)
+        feature = self.perceptual(again.maps, real.maps) if self.perceptual else pixel.new_zeros(())
         faithful = self.how.pixel_weight * pixel + self.how.perceptual_weight * feature
         loss = faithful
         if not frozen:
@@ -143,7 +155,7 @@ class VQGANTrainer:
             loss = loss + self.how.adversarial_weight * strength * weight * fooled
             if self.how.colour_weight:
                 # Apart from what the adaptive weight looks at: it would raise the adversary along with it.
-                colour = colour_loss(made.images, real.images, self.model.config.downsampling)
+                colour = colour_loss(again.images, real.images, self.model.config.downsampling)
                 loss = loss + self.how.colour_weight * colour
                 figures["colour"] = float(colour.detach())
             self.discriminator.requires_grad_(True)
@@ -158,7 +170,8 @@ class VQGANTrainer:
         images = torch.cat((real.images, made.images.detach()))
         maps = [torch.cat((found, other.detach())) for found, other in zip(real.maps, made.maps, strict=True)]
         with self.accelerator.autocast():
-            logits = [each.float().chunk(2) for each in self.wrapped_discriminator(images, maps)]
+            sizes = [len(real.images), len(made.images)]
+            logits = [each.float().split(sizes) for each in self.wrapped_discriminator(images, maps)]
         of_real, of_made = zip(*logits, strict=True)
         loss = hinge_loss(of_real, of_made)
         self.adversary_optimiser.zero_grad(set_to_none=True)
@@ -189,13 +202,15 @@ class VQGANTrainer:
             "follower": self.follower.state_dict(),
             "average": self.ema.average,
             "usage": self.usage,
+            "drawn": None if self.drawn is None else self.drawn.sha256,
         }
 
     def restore(self, state: dict[str, Any]) -> int:
         """Takes up a :meth:`state`; returns its step.
 
         Raises:
-            InputError: the state of a VQ-GAN or a discriminator of other sizes.
+            InputError: the state of a VQ-GAN or a discriminator of other sizes, or of a training with other drawn
+                codes; drawn codes of another VQ-GAN, or before the codes are final.
         """
         for name in ("model", "discriminator", "follower"):
             resuming.load_weights(getattr(self, name), state[name])
@@ -204,7 +219,23 @@ class VQGANTrainer:
         for name, tensor in state["average"].items():
             self.ema.average[name].copy_(tensor)
         self.usage.copy_(state["usage"])
-        return int(state["step"])
+        step = int(state["step"])
+        self._check_drawn(state.get("drawn"), step)
+        return step
+
+    def _check_drawn(self, before: str | None, step: int) -> None:
+        if self.drawn is None:
+            if before is not None:
+                raise InputError(f"the training went on with drawn codes ({before[:12]}): name them with --drawn-codes")
+            return
+        if not (self._phase(step)[0] and self.how.freeze_codes):
+            raise InputError(
+                f"drawn codes are for when the codes are final (freeze_codes, from discriminator_start on), not for "
+                f"step {step}: leave out --drawn-codes"
+            )
+        if before not in (None, self.drawn.sha256):
+            raise InputError(f"the training went on with other drawn codes ({before[:12]}): name those")
+        self.drawn.check(self.model)
 
 
 def train(
@@ -215,6 +246,7 @@ def train(
     steps: int | None = None,
     resume: bool = False,
     seed: int | None = None,
+    drawn_codes: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Trains on a folder of images and writes ``vqgan.pt``, a log and sample sheets into ``out``.
@@ -222,12 +254,13 @@ def train(
     ``preset`` is a name that ships (``earth`` where none is given) or the path of a toml file. ``steps`` ends the run
     sooner or later than the preset says, without moving the preset's phases. ``resume`` goes on from ``out``'s
     checkpoint exactly, with the same losses as a run that was never stopped; see :mod:`~sundae_rt.training.resuming`.
+    ``drawn_codes``, a file of :mod:`~sundae_rt.training.vqgan.drawn`, joins what is resumed once its codes are final.
 
     Provenance says of the data what their folder does, see :mod:`~sundae_rt.training.about`.
 
     Raises:
         InputError: bad data, an unknown preset, nothing to resume from, or other data or settings than those with
-            which the run to resume began.
+            which the run to resume began; drawn codes that do not fit it.
     """
     path = out / "vqgan.pt"
     start = resuming.start(path, "vqgan", preset=preset, seed=seed, steps=steps, resume=resume)
@@ -237,10 +270,15 @@ def train(
     images = ImageFolder(data, sizes.image_size)
     record = start.record(how.steps, len(images), images.fingerprint())
     run = loop.Run(start, record, how.steps, how.batch_size, how.save_every, how.augment, how.workers)
-    trainer = VQGANTrainer(sizes, how, loop.begin(run))
+    if drawn_codes is not None and not resume:
+        raise InputError("--drawn-codes are drawn with a VQ-GAN that is trained already: go on with it by --resume")
+    drawn = None if drawn_codes is None else DrawnCodes(drawn_codes)
+    trainer = VQGANTrainer(sizes, how, loop.begin(run), drawn)
 
     def save(step: int) -> None:
         provenance = {**images.about, "preset": start.preset.name, "images": len(images)}
+        if drawn is not None:
+            provenance["drawn_codes"] = len(drawn)
         _save(path, trainer, provenance | {"steps": step, "seed": start.seed})
         _sheet(out / "vqgan-samples.png", trainer, images)
 
