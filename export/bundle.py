@@ -51,8 +51,8 @@ def export_checkpoint(
         preset: with ``random_weights``, the preset to build, by its name or the path of a toml file.
         random_weights: asked for explicitly, so that nobody serves noise by mistake.
         variants: ``fp32``, and beside it others of :data:`~sundae_rt.export.variants.VARIANTS`: ``int8``, a denoiser
-            whose matrix products take 8 bits, for CPUs; ``fp16`` and ``bf16``, all graphs in 16 bits, for GPUs. What
-            each costs is measured and kept in the manifest.
+            whose matrix products and a decoder whose convolutions take 8 bits, for CPUs; ``fp16`` and ``bf16``, all
+            graphs in 16 bits, for GPUs. What each costs is measured and kept in the manifest.
         calibrate: codes that ``sundae-rt encode`` wrote, to calibrate 8-bit scales and to measure the price on (some
             for each); best of images that training never saw. Without it samples of the model's own serve.
         logits: add the graph of raw logits.

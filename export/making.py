@@ -210,7 +210,7 @@ def _rewritten_decoders(
     for name, kind in kinds.items():
         faster = kind.decoder(model, _code_batches(examples.covering[:count], rows), folder)
         heldout = _code_batches(examples.heldout[:count], rows)
-        price = decoder_price(opened(model, folder), opened(faster), heldout, examples.origin)
+        price = decoder_price(opened(model, folder), opened(faster, fuses=False), heldout, examples.origin)
         check_decoder_price(name, price)
         yield Made("decoder", name, faster, price, (decoder_line(name, price),), kind.decoder_requires)
 

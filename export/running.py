@@ -20,11 +20,17 @@ Run = Callable[[Mapping[str, NDArray[Any]]], Arrays]
 """A graph: named arrays to named arrays."""
 
 
-def opened(model: onnx.ModelProto, folder: Path | None = None) -> Run:
-    """Loads a model; ``folder`` holds the weights that are not inside it."""
+def opened(model: onnx.ModelProto, folder: Path | None = None, *, fuses: bool = True) -> Run:
+    """Loads a model; ``folder`` holds the weights that are not inside it.
+
+    ``fuses``: let 8-bit kernels take the place of what is rounded to 8 bits and back. Without them it is computed in
+    fp32, to the same result; kernels for x86 without VNNI come to others.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False  # as the runtime does, for the sake of memory
+    if not fuses:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -66,7 +66,8 @@ class Backend(Protocol):
     Attributes:
         name: what `load(..., backend=name)` calls it.
         variants: the precision variants that `auto` takes, best first: those that this backend is there for.
-        provides: what a variant of a graph may require of it.
+        provides: what a variant of a graph may require of it: its name; "half", graphs in 16 bits; "uint8", exact
+            products of unsigned bytes, of which x86 without VNNI clips the sums.
         derives: variants that it makes of a graph's file for another variant, by name, with that other one's name.
         unrolls: whether what it loads is an `UnrollingGraph`.
     """

@@ -59,7 +59,8 @@ class OnnxRuntimeBackend:
         onnxruntime.set_default_logger_severity(_FATAL_ONLY)  # of the whole process: there is no narrower one for this
         self.name = name
         self.variants = variants
-        self.provides = frozenset({name, "half"} if "fp16" in variants else {name, "uint8"})
+        features = {"fp16": "half", "int8": "uint8"}
+        self.provides = frozenset({name, *(features[variant] for variant in variants if variant in features)})
         self.derives: Mapping[str, str] = {}
         self.unrolls = provider != "CPUExecutionProvider"
         self._library = onnxruntime

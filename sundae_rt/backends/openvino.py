@@ -44,14 +44,15 @@ class OpenVinoBackend:
                 f"openvino cannot be imported ({one_line(error)}): pip install 'sundae-rt[openvino]'"
             ) from error
         self.name = "openvino"
-        self.provides = frozenset({"openvino", "uint8"})
+        is_exact = bool(instructions() & INT8)
+        self.provides = frozenset({"openvino", "uint8"} if is_exact else {"openvino"})
         self.unrolls = False
         self._core = _core(openvino)
         self._cores = Cores(min(threads or available_cores(), available_cores()))
         # Where bf16 is only imitated, or slower than fp32, it is there to be asked for, and `auto` leaves it.
         knows_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.derives: Mapping[str, str] = _DERIVES if knows_bf16 else {}
-        self.variants = _variants(bool(instructions() & INT8), knows_bf16 and is_fast_in_bf16())
+        self.variants = _variants(is_exact, knows_bf16 and is_fast_in_bf16())
 
     def load(self, source: GraphSource) -> "OpenVinoGraph":
         """See `Backend.load`; nothing is kept here."""

@@ -52,7 +52,8 @@ def _size(text: str) -> tuple[int, int]:
     default="fp32",
     metavar="A,B,...",
     show_default=True,
-    help="Precisions to write: fp32, and beside it int8 for the prior, or fp16 and bf16 of all for GPUs.",
+    help="Precisions to write: fp32, and beside it int8 of prior and decoder for CPUs, or fp16 and bf16 of all for "
+    "GPUs.",
 )
 @click.option(
     "--calibrate",

@@ -213,6 +213,7 @@ def test_auto_takes_it_where_the_processor_is_fast_at_less_than_fp32(
     backend = OpenVinoBackend(1)
     if backend.derives or not fast_in_bf16:
         assert backend.variants == variants
+    assert ("uint8" in backend.provides) is bool(flags & {"avx512_vnni", "avx_vnni"})
 
 
 def test_it_derives_bf16_of_fp32_where_the_bundles_own_bf16_is_for_gpus_alone(tmp_path: Path) -> None:

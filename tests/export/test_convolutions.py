@@ -14,7 +14,7 @@ pytest.importorskip("onnxscript")
 from onnx import numpy_helper  # noqa: E402
 
 import sundae_rt  # noqa: E402
-from sundae_rt.backends import open_backend  # noqa: E402
+from sundae_rt.backends import onnxruntime, open_backend  # noqa: E402
 from sundae_rt.bundle import Bundle  # noqa: E402
 from sundae_rt.choice import choose_variant  # noqa: E402
 from sundae_rt.errors import BackendError, BundleError  # noqa: E402
@@ -30,6 +30,16 @@ from tests.fakes import FakeBackend  # noqa: E402
 from tests.vqgans import random_vqgan  # noqa: E402
 
 GRID, VOCABULARY = (8, 8), 19
+
+
+def opened_backend(name: str) -> None:
+    """Skips where a backend is not there, or would not run an 8-bit decoder exactly."""
+    try:
+        backend = open_backend(name, 2)
+    except BackendError:
+        pytest.skip(f"{name} is not there")
+    if "uint8" not in backend.provides:
+        pytest.skip("this processor has no instructions for exact products of unsigned bytes")
 
 
 def vqgan() -> VQGAN:
@@ -95,10 +105,7 @@ def test_the_file_holds_a_byte_a_weight_and_what_it_needs_no_more_is_gone(made: 
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_its_pictures_are_near_those_of_fp32(made: Path, codes: np.ndarray, backend: str) -> None:
-    try:
-        open_backend(backend, 2)
-    except BackendError:
-        pytest.skip(f"{backend} is not there")
+    opened_backend(backend)
     with (
         sundae_rt.load(made, backend=backend, variant="int8", threads=2) as int8,
         sundae_rt.load(made, backend=backend, variant="fp32", threads=2) as fp32,
@@ -110,10 +117,7 @@ def test_its_pictures_are_near_those_of_fp32(made: Path, codes: np.ndarray, back
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_a_picture_is_the_same_alone_and_in_a_batch(made: Path, codes: np.ndarray, backend: str) -> None:
-    try:
-        open_backend(backend, 2)
-    except BackendError:
-        pytest.skip(f"{backend} is not there")
+    opened_backend(backend)
     with sundae_rt.load(made, backend=backend, variant="int8", threads=2) as runtime:
         together = runtime.decode(codes)
         for row in range(len(codes)):
@@ -161,7 +165,7 @@ def test_large_pictures_are_calibrated_and_measured_on_two(tmp_path: Path, monke
 
 
 def test_a_backend_without_unsigned_bytes_runs_another_decoder(made: Path) -> None:
-    """TensorRT takes no such graph. Asked for int8 it runs the denoiser so, and the decoder in what it likes best."""
+    """TensorRT takes no such graph, and x86 without VNNI clips its sums. Asked for int8 they run the denoiser so."""
     manifest = Bundle.open(made).manifest
     assert manifest.graphs["decoder"]["int8"].requires == ("uint8",)
     signed, unsigned = FakeBackend(), FakeBackend()
@@ -169,6 +173,14 @@ def test_a_backend_without_unsigned_bytes_runs_another_decoder(made: Path) -> No
     assert choose_variant(manifest, "decoder", signed, "int8").name == "fp32"
     vars(unsigned).update(variants=("int8", "fp32"), provides=frozenset({"uint8"}))
     assert choose_variant(manifest, "decoder", unsigned, "auto").name == "int8"
+
+
+def test_without_instructions_for_it_the_decoder_runs_in_fp32(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "instructions", lambda: frozenset({"avx2"}))
+    backend, manifest = open_backend("cpu", 1), Bundle.open(made).manifest
+    assert choose_variant(manifest, "decoder", backend, "int8").name == "fp32"
+    monkeypatch.setattr(onnxruntime, "instructions", lambda: frozenset({"avx2", "avx512_vnni"}))
+    assert choose_variant(manifest, "decoder", open_backend("cpu", 1), "int8").name == "int8"
 
 
 def test_codes_that_are_pixels_have_no_convolutions(tmp_path: Path) -> None:
