@@ -85,6 +85,14 @@ def test_a_large_graph_gives_back_what_a_run_took(monkeypatch: pytest.MonkeyPatc
     assert graph.run({"x": np.ones((2, 3), np.int32)})["y"].tolist() == [[2, 2, 2]] * 2
 
 
+@pytest.mark.parametrize(("side", "twice", "keeps"), [(128, True, True), (256, True, False), (257, False, False)])
+def test_how_large_its_pictures_are_decides_too(side: int, twice: bool, keeps: bool) -> None:
+    """Of a few weights a decoder makes megapixels, which take gigabytes."""
+    graph = OnnxRuntimeBackend.cpu(threads=2).load(GraphSource(model(), "g", pixels=side * side))
+    assert (graph._lone is not None) is twice
+    assert (graph._options is None) is keeps
+
+
 def test_rows_side_by_side_come_back_in_order() -> None:
     together = threading.Barrier(3, timeout=30)  # all parts are under way at once
     sizes = []

@@ -103,7 +103,7 @@ class OnnxRuntimeBackend:
         if self._provider != "CPUExecutionProvider":
             return OnnxRuntimeDeviceGraph(self._library, session, name, "cuda")
         lone = self._session(source, 1, is_small) if is_small and self._cores.count > 1 else None
-        options = None if is_small else self._returning()
+        options = None if source.is_light else self._returning()
         return OnnxRuntimeGraph(session, name, lone, self._cores, options)
 
     def is_built(self, origin: Origin) -> bool:

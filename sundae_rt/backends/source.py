@@ -10,6 +10,8 @@ SMALL: Final = 64 * 2**20
 """Graphs up to this many bytes may lie in memory twice: for all threads at once, and for each by itself."""
 SMALL_PICTURE: Final = 256 * 256
 """Pixels up to which that holds for graphs of pictures: what they hold besides weights grows with the pixels."""
+LIGHT_PICTURE: Final = 128 * 128
+"""Pixels up to which it may also stay theirs between two runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,13 @@ class GraphSource:
 
     @property
     def is_small(self) -> bool:
-        """Whether the graph may lie in memory twice, and keep what it takes for a run."""
+        """Whether the graph may lie in memory twice."""
         return self.size <= SMALL and self.pixels <= SMALL_PICTURE
+
+    @property
+    def is_light(self) -> bool:
+        """Whether the graph may keep what it takes for a run."""
+        return self.size <= SMALL and self.pixels <= LIGHT_PICTURE
 
     @property
     def size(self) -> int:
