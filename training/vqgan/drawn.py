@@ -86,3 +86,7 @@ class DrawnCodes:
     def some(self, count: int) -> Tensor:
         """Grids by chance, by PyTorch's global random numbers: int64 ``[count, h, w]``."""
         return self._dataset.codes[torch.randint(len(self), (count,))].long()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The mean of two checkpoints of one training: often better than either, for what they differ in is partly chance.
+
+``python -m sundae_rt.training.average early/vqgan.pt late/vqgan.pt --out runs/mean/vqgan.pt``
+
+An adversary drives a decoder from one texture to another and back. The mean of weights that lie on one path (Izmailov
+et al. 2018) keeps what both ends have. Weights of trainings that began apart have no meaningful mean.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sundae_rt.errors import InputError, SundaeError
+from sundae_rt.training import checkpoint
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("early", type=_FILE)
+@click.argument("late", type=_FILE)
+@click.option("--out", type=_FILE, required=True, help="The checkpoint to write.")
+def main(early: Path, late: Path, out: Path) -> None:
+    """Averages the weights of two VQ-GANs. What EARLY and LATE say of themselves is LATE's, and that it is a mean."""
+    try:
+        average(early, late, out)
+    except SundaeError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"wrote {out}")
+
+
+def average(early: Path, late: Path, out: Path) -> None:
+    """Writes the mean of two checkpoints of a VQ-GAN.
+
+    Raises:
+        InputError: they are no such checkpoints, or of other sizes or codes; or ``out`` exists.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists: name another file")
+    first, second = (checkpoint.load(path, "vqgan") for path in (early, late))
+    if first["config"] != second["config"]:
+        raise InputError(f"{early} and {late} have other sizes: average two checkpoints of one training")
+    if _codes(first) != _codes(second):
+        raise InputError(f"{early} and {late} have other codes: average what was trained after the codes were final")
+    weights = {
+        name: (tensor + first["weights"][name]) / 2 if tensor.is_floating_point() else tensor
+        for name, tensor in second["weights"].items()
+    }
+    provenance = second["provenance"] | {"average_with_step": first["provenance"].get("steps")}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(out, second | {"weights": weights, "provenance": provenance})
+
+
+def _codes(values: dict[str, object]) -> str:
+    """The hash of the tensors that decide the codes."""
+    weights = values["weights"]
+    assert isinstance(weights, dict)
+    prefixes = ("encoder.", "quant_conv.", "quantize.")
+    return checkpoint.tensor_hash({name: tensor for name, tensor in weights.items() if name.startswith(prefixes)})
+
+
+if __name__ == "__main__":
+    main()
