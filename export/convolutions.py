@@ -48,7 +48,9 @@ def convolved(model: onnx.ModelProto, batches: Iterable[Mapping[str, NDArray[Any
         folder: where the weights lie that are not inside.
     """
     weights = _Constants(model, folder)
-    constant = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in weights]
+    constant = [
+        n for n in model.graph.node if n.op_type == "Conv" and all(name in weights for name in n.input[1:] if name)
+    ]
     convolutions = [node for node in constant[:-1] if weights[node.input[1]].shape[2:] != (1, 1)]
     entries = dict.fromkeys(name for node in convolutions for name in (node.input[0], node.output[0]))
     ranges = channel_ranges(model, list(entries), batches, folder)
@@ -147,7 +149,7 @@ class _Rounded:
         inner, input_scale = self._input(source)
         scale, zero = scale_and_zero(*self._ranges[output])
         weight = self._weights[node.input[1]] / scale[:, None, None, None]
-        bias = zero + (self._weights[node.input[2]] / scale if len(node.input) > 2 else np.float32(0))
+        bias = zero + (self._weights[node.input[2]] / scale if any(node.input[2:]) else np.float32(0))
         # A step of the sums is the product of both scales: so fine that the bias no longer fits it may not be.
         steps = np.maximum(np.abs(weight).max((1, 2, 3)) / LARGEST, np.abs(bias) / (LARGEST_BIAS * input_scale))
         steps = np.where(steps > 0, steps, 1).astype(np.float32)

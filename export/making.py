@@ -37,7 +37,7 @@ from sundae_rt.training.vqgan.model import VQGAN
 CHECKED_ROWS = 3
 """Rows of codes that a prior's graphs are checked on."""
 REWRITTEN_PIXELS = 2**21
-"""Pixels, at most, that a rewritten decoder is calibrated on, and as many that measure it; two images at least."""
+"""Pixels that a rewritten decoder is calibrated on, or 8 images if they are more, and that measure it, or 2 images."""
 CHECKED_IMAGES = 2
 """Images that a VQ-GAN's graphs are checked on: at a megapixel each they take most of an export's time."""
 
@@ -99,9 +99,7 @@ def make(
             model, made = _denoiser(name, kind, sources.prior, inputs, folder, 0 if is_shared else INLINE_LIMIT)
             faster: list[Made] = []
             if is_shared:
-                fp32 = opened(model, folder)
-                examples = _examples(sources.prior, sources, calibrate, fp32)
-                faster = list(_rewritten_denoisers(model, fp32, rewritten, sources.prior, examples, folder))
+                examples, faster = _rewritten_denoisers(model, rewritten, sources, calibrate, folder)
             drop_output(model, "logits")
             yield made
             yield from faster
@@ -184,33 +182,36 @@ def _blamed_on_rounding(half_weights: bool) -> Iterator[None]:
 
 
 def _rewritten_denoisers(
-    model: onnx.ModelProto,
-    fp32: Run,
-    kinds: dict[str, Rewritten],
-    prior: PriorHalf,
-    examples: Examples,
-    folder: Path,
-) -> Iterator[Made]:
-    """Variants of the fp32 denoiser, which puts out its logits still."""
+    model: onnx.ModelProto, kinds: dict[str, Rewritten], sources: Sources, calibrate: Path | None, folder: Path
+) -> tuple[Examples, list[Made]]:
+    """Variants of the fp32 denoiser, which puts out its logits still, and the codes that they were measured on."""
+    prior, fp32, made = sources.prior, opened(model, folder), []
+    assert prior is not None
+    examples = _examples(prior, sources, calibrate, fp32)
     for name, kind in kinds.items():
         faster = kind.denoiser(model, examples.calibration_batches(prior), folder)
         price = denoiser_price(fp32, opened(faster, folder), prior, examples)
         check_price(name, price)
         drop_output(faster, "logits")
-        yield Made("denoiser", name, faster, price, tuple(table(name, price)))
+        made.append(Made("denoiser", name, faster, price, tuple(table(name, price))))
+    return examples, made
 
 
 def _rewritten_decoders(
     model: onnx.ModelProto, kinds: dict[str, Rewritten], examples: Examples, sources: Sources, folder: Path
 ) -> Iterator[Made]:
-    """Variants of the fp32 decoder."""
+    """Variants of the fp32 decoder.
+
+    Raises:
+        BundleError: over the limit of a price.
+    """
     assert sources.image_size is not None
-    count = max(2, REWRITTEN_PIXELS // math.prod(sources.image_size))
-    rows = min(count, image_batch(sources.image_size))
+    count, rows = REWRITTEN_PIXELS // math.prod(sources.image_size), image_batch(sources.image_size)
+    covering, heldout = examples.covering[: max(8, count)], examples.heldout[: max(2, count)]
     for name, kind in kinds.items():
-        faster = kind.decoder(model, _code_batches(examples.covering[:count], rows), folder)
-        heldout = _code_batches(examples.heldout[:count], rows)
-        price = decoder_price(opened(model, folder), opened(faster, fuses=False), heldout, examples.origin)
+        faster = kind.decoder(model, _code_batches(covering, rows), folder)
+        runs = opened(model, folder), opened(faster, fuses=False)
+        price = decoder_price(*runs, _code_batches(heldout, rows), examples.origin)
         check_decoder_price(name, price)
         yield Made("decoder", name, faster, price, (decoder_line(name, price),), kind.decoder_requires)
 

@@ -1,5 +1,6 @@
 """The graphs of a bundle on a backend: which variant of each runs, loaded when first needed, outputs checked."""
 
+import logging
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from sundae_rt.bundle import Bundle
 from sundae_rt.choice import Variant, choose_variant, main_graph
 from sundae_rt.errors import BackendError, BundleError, SundaeError
 from sundae_rt.manifest import Manifest
+
+_log = logging.getLogger("sundae_rt")
 
 Arrays = dict[str, NDArray[Any]]
 _Entries = dict[str, tuple[tuple[int, ...], type[np.generic]]]  # an input or output by name: shape behind batch, dtype
@@ -52,6 +55,10 @@ class Graphs:
         self._backend = backend
         manifest = bundle.manifest
         self._variants = {graph: choose_variant(manifest, graph, backend, variant) for graph in manifest.graphs}
+        for graph, chosen in self._variants.items():
+            if variant in manifest.graphs[graph] and chosen.name != variant:
+                lacking = ", ".join(sorted(set(manifest.graphs[graph][variant].requires) - backend.provides))
+                _log.warning("%s runs in %s, not %s: %s lacks %s", graph, chosen.name, variant, backend.name, lacking)
         self.variant: Final = self._variants[main_graph(manifest)].name
         self._inputs = _input_shapes(bundle.manifest)
         self._outputs = _output_shapes(bundle.manifest)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakes import GRID, IMAGE, ONE_STEP, VOCABULARY, FakeBackend, entry, fake_runtime, grids, labelled
+from fakes import GRID, IMAGE, ONE_STEP, VOCABULARY, FakeBackend, entry, fake_runtime, grids, labelled, write_bundle
 from sundae_rt import BackendError, BundleError, InputError, Runtime
 from sundae_rt import runtime as runtime_module
 from sundae_rt.backends.source import GraphSource
@@ -45,6 +45,32 @@ def test_the_batches_of_large_images_are_smaller_whoever_asks(tmp_path: Path, mo
     small.generate(n=6, steps=1)
     rows = [rows for graph, rows in backend.calls if graph != "denoiser"]
     assert max(rows) == 2 and sum(rows) == 3 + 3 + 6
+
+
+def test_a_graph_of_pictures_says_how_large_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend()
+    load, pixels = backend.load, {}
+
+    def note(source: GraphSource) -> Any:
+        pixels[source.name.split()[0]] = source.pixels
+        return load(source)
+
+    monkeypatch.setattr(backend, "load", note)
+    runtime = fake_runtime(tmp_path, backend)
+    runtime.encode(runtime.generate(n=1, steps=1) and runtime.decode(grids(1)))
+    assert pixels == {"denoiser": 0, "decoder": IMAGE[0] * IMAGE[1], "encoder": IMAGE[0] * IMAGE[1]}
+
+
+def test_a_graph_that_cannot_run_as_asked_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    graphs = {graph: {"fp32": entry(graph), "int8": entry(graph)} for graph in ("denoiser", "decoder", "encoder")}
+    graphs["decoder"]["int8"]["requires"] = ["uint8"]
+    bundle = Bundle.open(write_bundle(tmp_path, graphs=graphs))
+    Runtime(bundle, FakeBackend(), variant="int8").close()
+    assert caplog.messages == ["decoder runs in fp32, not int8: fake lacks uint8"]
+    caplog.clear()
+    Runtime(bundle, FakeBackend(), variant="fp32").close()
+    Runtime(bundle, FakeBackend()).close()
+    assert caplog.messages == []
 
 
 def test_a_job_loads_the_graphs_that_it_needs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

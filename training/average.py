@@ -14,6 +14,7 @@ import click
 
 from sundae_rt.errors import InputError, SundaeError
 from sundae_rt.training import checkpoint
+from sundae_rt.training.vqgan.model import codes_parameters
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -42,7 +43,8 @@ def average(early: Path, late: Path, out: Path) -> None:
     first, second = (checkpoint.load(path, "vqgan") for path in (early, late))
     if first["config"] != second["config"]:
         raise InputError(f"{early} and {late} have other sizes: average two checkpoints of one training")
-    if _codes(first) != _codes(second):
+    codes = [checkpoint.tensor_hash(codes_parameters(values["weights"])) for values in (first, second)]
+    if codes[0] != codes[1]:
         raise InputError(f"{early} and {late} have other codes: average what was trained after the codes were final")
     weights = {
         name: (tensor + first["weights"][name]) / 2 if tensor.is_floating_point() else tensor
@@ -51,14 +53,6 @@ def average(early: Path, late: Path, out: Path) -> None:
     provenance = second["provenance"] | {"average_with_step": first["provenance"].get("steps")}
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(out, second | {"weights": weights, "provenance": provenance})
-
-
-def _codes(values: dict[str, object]) -> str:
-    """The hash of the tensors that decide the codes."""
-    weights = values["weights"]
-    assert isinstance(weights, dict)
-    prefixes = ("encoder.", "quant_conv.", "quantize.")
-    return checkpoint.tensor_hash({name: tensor for name, tensor in weights.items() if name.startswith(prefixes)})
 
 
 if __name__ == "__main__":

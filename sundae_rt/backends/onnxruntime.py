@@ -47,7 +47,13 @@ class OnnxRuntimeBackend:
     """ONNX Runtime with one execution provider. See `sundae_rt.backends.Backend`."""
 
     def __init__(
-        self, name: str, variants: tuple[str, ...], provider: str, options: Mapping[str, str], threads: int | None
+        self,
+        name: str,
+        variants: tuple[str, ...],
+        feature: str,
+        provider: str,
+        options: Mapping[str, str],
+        threads: int | None,
     ) -> None:
         try:
             import onnxruntime
@@ -59,8 +65,7 @@ class OnnxRuntimeBackend:
         onnxruntime.set_default_logger_severity(_FATAL_ONLY)  # of the whole process: there is no narrower one for this
         self.name = name
         self.variants = variants
-        features = {"fp16": "half", "int8": "uint8"}
-        self.provides = frozenset({name, *(features[variant] for variant in variants if variant in features)})
+        self.provides = frozenset({name, feature} if feature else {name})
         self.derives: Mapping[str, str] = {}
         self.unrolls = provider != "CPUExecutionProvider"
         self._library = onnxruntime
@@ -71,8 +76,8 @@ class OnnxRuntimeBackend:
     @classmethod
     def cpu(cls, threads: int | None = None) -> "OnnxRuntimeBackend":
         """The CPU, with `threads` threads (None: as many as the process may use cores)."""
-        variants = ("int8", "fp32") if instructions() & INT8 else ("fp32",)
-        return cls("cpu", variants, "CPUExecutionProvider", {}, threads)
+        variants, feature = (("int8", "fp32"), "uint8") if instructions() & INT8 else (("fp32",), "")
+        return cls("cpu", variants, feature, "CPUExecutionProvider", {}, threads)
 
     @classmethod
     def cuda(cls, threads: int | None = None) -> "OnnxRuntimeBackend":
@@ -84,7 +89,7 @@ class OnnxRuntimeBackend:
         # TF32 would make an fp32 graph round like no other backend. A new batch size must not start a search for
         # convolution algorithms: batches shrink whenever images finish.
         options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-        backend = cls("cuda", ("fp16", "bf16", "fp32"), "CUDAExecutionProvider", options, threads)
+        backend = cls("cuda", ("fp16", "bf16", "fp32"), "half", "CUDAExecutionProvider", options, threads)
         backend._check_cuda()
         return backend
 

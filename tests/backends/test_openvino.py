@@ -216,6 +216,12 @@ def test_auto_takes_it_where_the_processor_is_fast_at_less_than_fp32(
     assert ("uint8" in backend.provides) is bool(flags & {"avx512_vnni", "avx_vnni"})
 
 
+def test_a_graph_of_large_pictures_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = OpenVinoBackend(2)
+    graphs = {side: backend.load(GraphSource(model(), "g", pixels=side * side)) for side in (256, 257)}
+    assert [graph._apart is not None for graph in graphs.values()] == [backend._cores.count > 1, False]
+
+
 def test_it_derives_bf16_of_fp32_where_the_bundles_own_bf16_is_for_gpus_alone(tmp_path: Path) -> None:
     backend = OpenVinoBackend(1)
     if "bf16" not in backend.derives:

@@ -150,6 +150,20 @@ def test_a_bundles_prior_draws_them_by_seed(prior, tmp_path, capsys):
     assert all(any(torch.equal(row, grid) for grid in dataset.codes.long()) for row in some)
 
 
+def test_a_bundle_that_does_not_name_its_vqgan_draws_none(tmp_path, capsys):
+    from fakes import write_bundle
+
+    bundle = write_bundle(tmp_path / "unknown")
+    with pytest.raises(SystemExit) as ended:
+        drawn.main(["--bundle", str(bundle), "--count", "1", "--out", str(tmp_path / "d")])
+    assert ended.value.code == 1
+    assert "does not say which VQ-GAN its codes belong to" in capsys.readouterr().err
+    (tmp_path / "d").touch()
+    with pytest.raises(SystemExit):
+        drawn.main(["--bundle", str(bundle), "--count", "1", "--out", str(tmp_path / "d")])
+    assert "d exists: name another file" in capsys.readouterr().err
+
+
 def test_the_command_takes_them(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
     command = ["train", "vqgan", "--data", "data", "--out", "run", "--resume", "--steps", "5", "--drawn-codes", "none"]

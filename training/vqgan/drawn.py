@@ -30,6 +30,8 @@ from sundae_rt.training.vqgan.model import VQGAN
 def main(bundle: Path, count: int, seed: int, out: Path) -> None:
     """Draws codes as `sundae-rt generate` does, and writes them as `sundae-rt encode` writes codes."""
     try:
+        if out.exists():
+            raise InputError(f"{out} exists: name another file")
         encoding.write(out, draw(bundle, count, seed))
     except SundaeError as error:
         raise click.ClickException(str(error)) from error
@@ -49,11 +51,11 @@ def draw(bundle: Path, count: int, seed: int = 0) -> LatentDataset:
         if made_by is None:
             raise InputError(f"bundle {manifest.name!r} does not say which VQ-GAN its codes belong to")
         with click.progressbar(runtime.stream(n=count, seed=seed), count, label="drawing") as samples:
-            drawn = sorted(samples, key=lambda sample: sample.index)
-    codes = torch.from_numpy(np.stack([sample.codes for sample in drawn]))
+            drawn = {sample.index: (sample.codes, sample.label) for sample in samples}  # and not their images
+    codes = torch.from_numpy(np.stack([drawn[index][0] for index in range(count)]))
     ids = None
     if manifest.labels is not None:
-        ids = torch.tensor([manifest.labels.index(str(sample.label)) for sample in drawn], dtype=torch.int32)
+        ids = torch.tensor([manifest.labels.index(str(drawn[at][1])) for at in range(count)], dtype=torch.int32)
     return LatentDataset(codes, manifest.image_codes, manifest.labels, ids, None, made_by)
 
 

@@ -237,8 +237,14 @@ class VQGAN(nn.Module):
 
     def codes_parameters(self) -> dict[str, Tensor]:
         """The tensors that decide which codes an image gets: encoder, ``quant_conv`` and quantiser."""
-        prefixes = ("encoder.", "quant_conv.", "quantize.")
-        return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(prefixes)}
+        return codes_parameters(self.state_dict())
+
+
+def codes_parameters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a VQ-GAN's weights that decide which codes an image gets."""
+    return {
+        name: weight for name, weight in weights.items() if name.startswith(("encoder.", "quant_conv.", "quantize."))
+    }
 
 
 def to_model(images: Tensor, pixel_range: PixelRange = (-1.0, 1.0)) -> Tensor:
