@@ -17,8 +17,8 @@ RATES = (0.25, 0.5, 0.75, 1.0)
 """Shares of corrupted codes at which a price is measured."""
 LARGEST_RISE = 0.01
 """How much the cross-entropy of the true codes may rise at any of those, as a share of fp32's."""
-LEAST_PSNR = 30.0
-"""Decibels that every image of a decoder must reach beside fp32's. What codes lose of a picture is more than that."""
+LEAST_PSNR = 25.0
+"""Decibels that every image of a decoder must reach beside fp32's. What codes lose of a picture is as much."""
 
 
 def denoiser_price(fp32: Run, other: Run, prior: PriorHalf, examples: Examples) -> dict[str, Any]:

@@ -44,11 +44,14 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Called]:
 def test_train_passes_its_options_on(run: Any, stand_in: Callable[..., Called]) -> None:
     vqgan = stand_in("sundae_rt.training.vqgan.train", train=None)
     prior = stand_in("sundae_rt.training.prior.train", train=None)
-    assert run("train", "vqgan", "--data", "crops", "--out", "a", "--preset", "toy", "--steps", 5, "--resume").code == 0
+    for drawn in ((), ("--drawn-codes", "d")):
+        words = ("--data", "crops", "--out", "a", "--preset", "toy", "--steps", 5, "--resume", *drawn)
+        assert run("train", "vqgan", *words).code == 0
     for teacher in ((), ("--distil", "t.pt")):
         assert run("train", "prior", "--codes", "c.safetensors", "--out", "b", "--seed", 3, *teacher).code == 0
+    told = {"preset": "toy", "steps": 5, "resume": True, "seed": None}
     assert vqgan.calls == [
-        ("train", (Path("crops"), Path("a")), {"preset": "toy", "steps": 5, "resume": True, "seed": None})
+        ("train", (Path("crops"), Path("a")), told | {"drawn_codes": drawn}) for drawn in (None, Path("d"))
     ]
     given = {"preset": None, "steps": None, "resume": False, "seed": 3}
     assert prior.calls == [

@@ -86,14 +86,14 @@ def only(monkeypatch: pytest.MonkeyPatch, name: str, opener: Any) -> None:
     monkeypatch.setattr("sundae_rt.choice.open_backend", backends.open_backend)
 
 
-@pytest.mark.parametrize(("instructions", "denoiser"), [({"avx2"}, "fp32"), ({"avx2", "avx512_vnni"}, "int8")])
+@pytest.mark.parametrize(("instructions", "best"), [({"avx2"}, "fp32"), ({"avx2", "avx512_vnni"}, "int8")])
 def test_it_says_what_would_really_run_each_graph(
-    instructions: set[str], denoiser: str, run: Any, monkeypatch: pytest.MonkeyPatch
+    instructions: set[str], best: str, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_the_cpu(monkeypatch)
     monkeypatch.setattr("sundae_rt.backends.onnxruntime.instructions", lambda: frozenset(instructions))
     runs = json.loads("\n".join(run("info", "earth", "--json").out))["runs"]
-    variants = {"denoiser": denoiser, "decoder": "fp32", "encoder": "fp32"}
+    variants = {"denoiser": best, "decoder": best, "encoder": "fp32"}
     assert runs == {graph: {"backend": "cpu", "variant": variant, "fault": None} for graph, variant in variants.items()}
 
 

@@ -32,7 +32,8 @@ def bundle(tmp_path):
     """The bundle that ships, with a variant `int8` that is fp32 by another name."""
     folder = shutil.copytree(engines.resolve("earth"), tmp_path / "earth")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["graphs"]["denoiser"]["int8"] = manifest["graphs"]["denoiser"]["fp32"]
+    for graph in ("denoiser", "decoder"):
+        manifest["graphs"][graph]["int8"] = manifest["graphs"][graph]["fp32"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
