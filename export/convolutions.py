@@ -78,6 +78,8 @@ def channel_ranges(
 
     The graph itself reduces them: all of a large decoder's activations together would not fit into memory.
     """
+    if not names:
+        return {}
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     probed.graph.initializer.append(numpy_helper.from_array(np.array([0, 2, 3]), "all/but/channels"))
@@ -87,8 +89,6 @@ def channel_ranges(
             output = f"{name}/{reduced}"
             probed.graph.node.append(helper.make_node(reduced, [name, "all/but/channels"], [output], keepdims=0))
             probed.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
-    if not names:
-        return {}
     run = opened(probed, folder)
     found: dict[str, Range] = {name: (np.float32(0), np.float32(0)) for name in names}
     for batch in batches:

@@ -157,9 +157,9 @@ def _sampled(
     everywhere = np.ones(places, np.bool_)
     for index in range(steps):
         inputs = denoiser_inputs(codes, labels, rng, schedule.temperature_at(index))
-        proposals = np.concatenate([run(batch)["proposal"] for batch in _batches(inputs)])
+        proposals = np.concatenate([run(batch)["proposal"] for batch in batches(inputs)])
         if index % 3 == 0:
-            seen.append(next(_batches(inputs)))
+            seen.append(next(batches(inputs)))
         draws = [noise.step(seed, index, places)[1] for seed in range(count)]
         turns = [Step(schedule, index, row, everywhere, draw) for row, draw in zip(codes, draws, strict=True)]
         written = np.stack([family.written(turn, np.zeros(places, np.float32)) for turn in turns])
@@ -167,9 +167,10 @@ def _sampled(
     return codes, labels, seen
 
 
-def _batches(inputs: Arrays) -> Iterator[Arrays]:
-    for start in range(0, len(inputs["codes"]), ROWS):
-        yield {name: array[start : start + ROWS] for name, array in inputs.items()}
+def batches(inputs: Arrays, rows: int = ROWS) -> Iterator[Arrays]:
+    """A graph's inputs in parts of so many rows, at most."""
+    for start in range(0, len(inputs["codes"]), rows):
+        yield {name: array[start : start + rows] for name, array in inputs.items()}
 
 
 def _part(labels: NDArray[np.int32] | None, rows: Any) -> NDArray[np.int32] | None:

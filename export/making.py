@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sundae_rt.errors import BundleError
 from sundae_rt.export import checks, graphs
 from sundae_rt.export.conversion import INLINE_LIMIT, drop_output, to_onnx
-from sundae_rt.export.examples import Examples, own_examples, read_examples
+from sundae_rt.export.examples import Examples, batches, own_examples, read_examples
 from sundae_rt.export.pricing import (
     check_decoder_price,
     check_price,
@@ -27,7 +25,7 @@ from sundae_rt.export.pricing import (
     denoiser_price,
     table,
 )
-from sundae_rt.export.running import Arrays, Run, opened
+from sundae_rt.export.running import Run, opened
 from sundae_rt.export.sources import PriorHalf, Sources
 from sundae_rt.export.variants import ROUNDED, VARIANTS, Exported, Rewritten
 from sundae_rt.families import FAMILIES
@@ -209,16 +207,11 @@ def _rewritten_decoders(
     count, rows = REWRITTEN_PIXELS // math.prod(sources.image_size), image_batch(sources.image_size)
     covering, heldout = examples.covering[: max(8, count)], examples.heldout[: max(2, count)]
     for name, kind in kinds.items():
-        faster = kind.decoder(model, _code_batches(covering, rows), folder)
+        faster = kind.decoder(model, batches({"codes": covering}, rows), folder)
         runs = opened(model, folder), opened(faster, fuses=False)
-        price = decoder_price(*runs, _code_batches(heldout, rows), examples.origin)
+        price = decoder_price(*runs, batches({"codes": heldout}, rows), examples.origin)
         check_decoder_price(name, price)
         yield Made("decoder", name, faster, price, (decoder_line(name, price),), kind.decoder_requires)
-
-
-def _code_batches(codes: NDArray[np.int32], rows: int) -> Iterator[Arrays]:
-    for start in range(0, len(codes), rows):
-        yield {"codes": codes[start : start + rows]}
 
 
 def _examples(prior: PriorHalf, sources: Sources, calibrate: Path | None, fp32: Run) -> Examples:

@@ -94,7 +94,7 @@ def choose_variant(manifest: Manifest, graph: str, backend: Backend, wanted: str
             return known[candidate]
     first = known[candidates[0]]
     raise BackendError(
-        f"the backend {backend.name!r} does not provide {', '.join(_missing(backend, first))}, which the variant "
+        f"the backend {backend.name!r} does not provide {', '.join(missing(backend, first.file))}, which the variant "
         f"{first.name} of {graph} requires"
     )
 
@@ -204,11 +204,12 @@ def _can_run(bundle: Bundle, backend: Backend, variant: str) -> bool:
 
 
 def _runs(backend: Backend, variant: Variant) -> bool:
-    return not _missing(backend, variant)
+    return not missing(backend, variant.file)
 
 
-def _missing(backend: Backend, variant: Variant) -> list[str]:
-    return sorted(set(variant.file.requires) - backend.provides)
+def missing(backend: Backend, file: GraphFile) -> list[str]:
+    """What a graph's file requires and a backend does not provide."""
+    return sorted(set(file.requires) - backend.provides)
 
 
 def _unfit(manifest: Manifest, backend: Backend, variant: str) -> str:

@@ -15,7 +15,7 @@ from sundae_rt.backends import Backend, Graph, UnrollingGraph
 from sundae_rt.backends.origin import Origin
 from sundae_rt.backends.source import SMALL, GraphSource
 from sundae_rt.bundle import Bundle
-from sundae_rt.choice import Variant, choose_variant, main_graph
+from sundae_rt.choice import Variant, choose_variant, main_graph, missing
 from sundae_rt.errors import BackendError, BundleError, SundaeError
 from sundae_rt.manifest import Manifest
 
@@ -57,7 +57,7 @@ class Graphs:
         self._variants = {graph: choose_variant(manifest, graph, backend, variant) for graph in manifest.graphs}
         for graph, chosen in self._variants.items():
             if variant in manifest.graphs[graph] and chosen.name != variant:
-                lacking = ", ".join(sorted(set(manifest.graphs[graph][variant].requires) - backend.provides))
+                lacking = ", ".join(missing(backend, manifest.graphs[graph][variant]))
                 _log.warning("%s runs in %s, not %s: %s lacks %s", graph, chosen.name, variant, backend.name, lacking)
         self.variant: Final = self._variants[main_graph(manifest)].name
         self._inputs = _input_shapes(bundle.manifest)
