@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from sundae_rt.errors import InputError
 from sundae_rt.export.conversion import weights_file
 from sundae_rt.export.making import Made, make
@@ -15,7 +17,6 @@ from sundae_rt.export.sources import Sources, from_checkpoints, from_preset
 from sundae_rt.export.variants import in_order
 from sundae_rt.files import replacing_folder
 from sundae_rt.manifest import DataFile, GraphFile, Manifest, plain_name
-from sundae_rt.training.vqgan.model import VQGAN
 
 
 def export_checkpoint(
@@ -56,8 +57,8 @@ def export_checkpoint(
         calibrate: codes that ``sundae-rt encode`` wrote, to calibrate 8-bit scales and to measure the price on (some
             for each); best of images that training never saw. Without it samples of the model's own serve.
         logits: add the graph of raw logits.
-        half_weights: store the weights of decoder and encoder in 16 bits, which backends widen as they open them: half
-            the size, computed in fp32. What the rounding changes is checked and kept in the manifest.
+        half_weights: store the weights in 16 bits, which backends widen as they open them: half the size, computed in
+            fp32. What the rounding changes is checked and kept in the manifest.
         force: replace an existing bundle, once the new one is whole.
         say: takes each line of progress.
 
@@ -67,8 +68,8 @@ def export_checkpoint(
     Raises:
         InputError: bad arguments, unreadable or mismatched checkpoints and configs, an existing folder, or one
             whose name no bundle may have.
-        BundleError: a graph that differs from PyTorch by more than its tolerance, or a variant whose price is over its
-            limit; nothing is written.
+        BundleError: a graph that differs from PyTorch by more than its tolerance, or a denoiser whose price is over its
+            limit; nothing is written. A decoder over its limit is left out, and a line says so.
     """
     variants = in_order(variants)
     if calibrate is not None and "int8" not in variants:
@@ -98,12 +99,11 @@ def export_checkpoint(
             say(note)
         if "int8" in variants and sources.prior is None:
             raise InputError("the variant int8 is a prior's: name one with --checkpoint, or leave it out of --variants")
-        if half_weights and not (sources.vqgan and isinstance(sources.vqgan.model, VQGAN)):
-            raise InputError("--half-weights is for the weights of a VQ-GAN, and here is none: leave it out")
         files: dict[str, dict[str, GraphFile]] = {}
         measured: dict[str, Any] = {}
         for made in make(sources, variants, folder, logits=logits, calibrate=calibrate, half_weights=half_weights):
-            files.setdefault(made.graph, {})[made.variant] = _write(made, folder)
+            if made.model is not None:
+                files.setdefault(made.graph, {})[made.variant] = _write(made.model, made, folder)
             of_variant = measured
             if made.variant != "fp32":
                 of_variant = measured.setdefault("variants", {}).setdefault(made.variant, {})
@@ -124,11 +124,11 @@ def _bundle_name(out: Path) -> str:
         raise InputError(f"{error}: name another folder with --out") from error
 
 
-def _write(made: Made, folder: Path) -> GraphFile:
+def _write(model: onnx.ModelProto, made: Made, folder: Path) -> GraphFile:
     """Writes a graph, beside which its weights may lie already, and hashes both."""
-    graph, data = made.model.SerializeToString(), None
+    graph, data = model.SerializeToString(), None
     (folder / made.file).write_bytes(graph)
-    if (weights := weights_file(made.model)) is not None:
+    if (weights := weights_file(model)) is not None:
         with (folder / weights).open("rb") as file:
             data = DataFile(weights, hashlib.file_digest(file, "sha256").hexdigest())
     return GraphFile(made.file, hashlib.sha256(graph).hexdigest(), made.requires, data)

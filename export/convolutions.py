@@ -24,6 +24,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from sundae_rt.export.constants import Constants
 from sundae_rt.export.quantisation import LARGEST
 from sundae_rt.export.running import opened
 
@@ -47,7 +48,7 @@ def convolved(model: onnx.ModelProto, batches: Iterable[Mapping[str, NDArray[Any
         batches: inputs to calibrate on: codes of images as different as there are.
         folder: where the weights lie that are not inside.
     """
-    weights = _Constants(model, folder)
+    weights = Constants(model, folder)
     constant = [
         n for n in model.graph.node if n.op_type == "Conv" and all(name in weights for name in n.input[1:] if name)
     ]
@@ -107,37 +108,10 @@ def scale_and_zero(low: Arrays, high: Arrays) -> tuple[Arrays, NDArray[np.uint8]
     return scale, np.rint(-low / scale).clip(0, LARGEST_CODE).astype(np.uint8)
 
 
-class _Constants:
-    """A graph's constants by name, those too that a cast makes of halves."""
-
-    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
-        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._folder = str(folder)
-        self._casts = {
-            node.output[0]: node.input[0]
-            for node in model.graph.node
-            if node.op_type == "Cast" and node.input[0] in self.tensors
-        }
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.tensors or name in self._casts
-
-    def __getitem__(self, name: str) -> Arrays:
-        tensor = self.tensors[self._casts.get(name, name)]
-        return numpy_helper.to_array(tensor, self._folder).astype(np.float32)
-
-    def stored(self, name: str) -> onnx.TensorProto:
-        """The tensor itself, inside the graph wherever it lay."""
-        tensor = self.tensors[name]
-        if tensor.data_location != TensorProto.EXTERNAL:
-            return tensor
-        return numpy_helper.from_array(numpy_helper.to_array(tensor, self._folder), name)
-
-
 class _Rounded:
     """The nodes and the new tensors of a graph whose convolutions take 8 bits."""
 
-    def __init__(self, weights: _Constants, ranges: Mapping[str, Range]) -> None:
+    def __init__(self, weights: Constants, ranges: Mapping[str, Range]) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: dict[str, onnx.TensorProto] = {}
         self._weights, self._ranges = weights, ranges

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnx import TensorProto
 from torch import Tensor
 
 from sundae_rt.errors import BundleError
@@ -18,8 +19,8 @@ from sundae_rt.export import checks, graphs
 from sundae_rt.export.conversion import INLINE_LIMIT, drop_output, to_onnx
 from sundae_rt.export.examples import Examples, batches, own_examples, read_examples
 from sundae_rt.export.pricing import (
-    check_decoder_price,
     check_price,
+    decoder_fault,
     decoder_line,
     decoder_price,
     denoiser_price,
@@ -44,13 +45,14 @@ CHECKED_IMAGES = 2
 class Made:
     """One variant of one graph.
 
-    ``figures``: how far it is from the model in PyTorch, or what it costs beside the fp32 graph; ``told``: those as
-    lines for people; ``requires``: what a backend must provide to run it.
+    ``model``: None where it costs too much and is left out; ``figures``: how far it is from the model in PyTorch, or
+    what it costs beside the fp32 graph; ``told``: those as lines for people; ``requires``: what a backend must provide
+    to run it.
     """
 
     graph: str
     variant: str
-    model: onnx.ModelProto
+    model: onnx.ModelProto | None
     figures: dict[str, Any]
     told: tuple[str, ...]
     requires: tuple[str, ...] = ()
@@ -78,17 +80,19 @@ def make(
         folder: where the graphs are going to be written.
         logits: make the graph of raw logits too.
         calibrate: a file of codes to calibrate and measure on; samples of the model's own serve without.
-        half_weights: round the VQ-GAN's weights to fp16 in the fp32 graphs and store them so.
+        half_weights: round the weights of the fp32 graphs to fp16 and store them so.
 
     Raises:
         InputError: a weight that a variant cannot hold, or a file of codes that does not fit the model.
-        BundleError: over a tolerance, or over the limit of a price.
+        BundleError: over a tolerance, or a denoiser over the limit of its price.
     """
     kinds = {name: VARIANTS[name] for name in variants}
     rewritten = {name: kind for name, kind in kinds.items() if isinstance(kind, Rewritten)}
     for name, kind in kinds.items():
         if not isinstance(kind, Exported):
             continue
+        if half_weights and name == "fp32":
+            kind = ROUNDED
         generator = torch.Generator().manual_seed(0)  # the same inputs for every variant
         examples: Examples | None = None
         if sources.prior is not None:
@@ -104,12 +108,11 @@ def make(
             if logits:
                 yield _logits(name, kind, sources.prior, inputs, folder)
         if sources.vqgan is not None:
-            of_pictures = ROUNDED if half_weights and name == "fp32" else kind
-            decoder, images = _decoder(name, of_pictures, sources, generator, folder)
+            decoder, images = _decoder(name, kind, sources, generator, folder)
             yield decoder
             if examples is not None and isinstance(sources.vqgan.model, VQGAN):
                 yield from _rewritten_decoders(decoder.model, rewritten, examples, sources, folder)
-            yield _encoder(name, of_pictures, sources, images, folder)
+            yield _encoder(name, kind, sources, images, folder)
 
 
 def _denoiser(
@@ -119,18 +122,20 @@ def _denoiser(
     module = graphs.LabelledDenoiser if "label" in inputs else graphs.Denoiser
     outputs = ["new_codes", "proposal", "confidence", "logits"]
     path = folder / _file("denoiser", name)
-    model = to_onnx(module(kind.prepare(prior.model)).eval(), inputs, outputs, path, inline_limit)
+    model = to_onnx(module(kind.prepare(prior.model)).eval(), inputs, outputs, path, inline_limit, kind.half_weights)
     wanted = module(prior.model).eval()
-    figures = checks.check_denoiser(kind.checkable(model, folder), wanted, inputs, folder, kind.tolerance)
+    with _blamed_on_rounding(kind):
+        figures = checks.check_denoiser(kind.checkable(model, folder), wanted, inputs, folder, kind.tolerance)
     return model, _made("denoiser", name, kind, model, figures)
 
 
 def _logits(name: str, kind: Exported, prior: PriorHalf, inputs: dict[str, Tensor], folder: Path) -> Made:
     inputs = {entry: inputs[entry] for entry in ("codes", "label") if entry in inputs}
-    module = graphs.Logits(kind.prepare(prior.model)).eval()
-    model = to_onnx(module, inputs, ["logits"], folder / _file("logits", name))
+    module, path = graphs.Logits(kind.prepare(prior.model)).eval(), folder / _file("logits", name)
+    model = to_onnx(module, inputs, ["logits"], path, half_weights=kind.half_weights)
     wanted = graphs.Logits(prior.model).eval()
-    figures = checks.check_logits(kind.checkable(model, folder), wanted, inputs, folder, kind.tolerance)
+    with _blamed_on_rounding(kind):
+        figures = checks.check_logits(kind.checkable(model, folder), wanted, inputs, folder, kind.tolerance)
     return _made("logits", name, kind, model, figures)
 
 
@@ -139,44 +144,40 @@ def _decoder(
 ) -> tuple[Made, Tensor]:
     """The decoder, and the images that it was checked on."""
     assert sources.vqgan is not None
-    vqgan, grid, halves = sources.vqgan.model, sources.latent_grid, kind.half_weights
+    vqgan, grid = sources.vqgan.model, sources.latent_grid
     shape = (CHECKED_IMAGES, math.prod(grid))
     codes = torch.randint(sources.codebook_size, shape, generator=generator, dtype=torch.int32)
     decoder, path = graphs.Decoder(kind.prepare(vqgan), grid).eval(), folder / _file("decoder", name)
-    model = to_onnx(decoder, {"codes": codes}, ["images"], path, half_weights=halves)
+    model = to_onnx(decoder, {"codes": codes}, ["images"], path, half_weights=kind.half_weights)
     rows = image_batch(sources.image_size)
     with torch.no_grad():
         images = torch.cat([graphs.Decoder(vqgan, grid).eval()(batch) for batch in codes.split(rows)])
     graph = kind.checkable(model, folder)
-    with _blamed_on_rounding(halves):
+    with _blamed_on_rounding(kind):
         figures = checks.check_decoder(graph, images, {"codes": codes}, folder, kind.tolerance, rows)
-    return _made("decoder", name, kind, model, _stored(kind) | figures), images
+    return _made("decoder", name, kind, model, figures), images
 
 
 def _encoder(name: str, kind: Exported, sources: Sources, images: Tensor, folder: Path) -> Made:
     """The encoder, checked on pictures that the decoder makes: they are closer to what it will see than noise is."""
     assert sources.vqgan is not None
-    vqgan, halves = sources.vqgan.model, kind.half_weights
+    vqgan = sources.vqgan.model
     encoder, path = graphs.Encoder(kind.prepare(vqgan)).eval(), folder / _file("encoder", name)
-    model = to_onnx(encoder, {"images": images}, ["codes"], path, half_weights=halves)
+    model = to_onnx(encoder, {"images": images}, ["codes"], path, half_weights=kind.half_weights)
     wanted, rows = graphs.Encoder(vqgan).eval(), image_batch(sources.image_size)
     graph = kind.checkable(model, folder)
-    with _blamed_on_rounding(halves):
+    with _blamed_on_rounding(kind):
         figures = checks.check_encoder(graph, wanted, {"images": images}, folder, kind.tolerance, rows)
-    return _made("encoder", name, kind, model, _stored(kind) | figures)
-
-
-def _stored(kind: Exported) -> dict[str, Any]:
-    return {"weights": "fp16"} if kind.half_weights else {}
+    return _made("encoder", name, kind, model, figures)
 
 
 @contextmanager
-def _blamed_on_rounding(half_weights: bool) -> Iterator[None]:
+def _blamed_on_rounding(kind: Exported) -> Iterator[None]:
     """Adds to what a check says that it is the rounding of the weights that it refuses."""
     try:
         yield
     except BundleError as error:
-        raise BundleError(f"{error}: leave out --half-weights") if half_weights else error from None
+        raise BundleError(f"{error}: leave out --half-weights") if kind.half_weights else error from None
 
 
 def _rewritten_denoisers(
@@ -198,11 +199,7 @@ def _rewritten_denoisers(
 def _rewritten_decoders(
     model: onnx.ModelProto, kinds: dict[str, Rewritten], examples: Examples, sources: Sources, folder: Path
 ) -> Iterator[Made]:
-    """Variants of the fp32 decoder.
-
-    Raises:
-        BundleError: over the limit of a price.
-    """
+    """Variants of the fp32 decoder; one over the limit of its price is left out, and fp32 decodes in its place."""
     assert sources.image_size is not None
     count, rows = REWRITTEN_PIXELS // math.prod(sources.image_size), image_batch(sources.image_size)
     covering, heldout = examples.covering[: max(8, count)], examples.heldout[: max(2, count)]
@@ -210,8 +207,12 @@ def _rewritten_decoders(
         faster = kind.decoder(model, batches({"codes": covering}, rows), folder)
         runs = opened(model, folder), opened(faster, fuses=False)
         price = decoder_price(*runs, batches({"codes": heldout}, rows), examples.origin)
-        check_decoder_price(name, price)
-        yield Made("decoder", name, faster, price, (decoder_line(name, price),), kind.decoder_requires)
+        line = decoder_line(name, price)
+        if (fault := decoder_fault(price)) is None:
+            yield Made("decoder", name, faster, price, (line,), kind.decoder_requires)
+        else:
+            told = line, f"decoder-{name} is left out: {fault}; {name} decodes in fp32"
+            yield Made("decoder", name, None, price | {"left_out": fault}, told)
 
 
 def _examples(prior: PriorHalf, sources: Sources, calibrate: Path | None, fp32: Run) -> Examples:
@@ -239,6 +240,8 @@ def _denoiser_inputs(prior: PriorHalf, generator: torch.Generator) -> dict[str, 
 
 
 def _made(graph: str, name: str, kind: Exported, model: onnx.ModelProto, figures: dict[str, Any]) -> Made:
+    if any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer) and kind.half_weights:
+        figures = {"weights": "fp16"} | figures
     told = ", ".join(
         f"{key.replace('_', ' ')} {value if isinstance(value, str) else format(value, '.4g')}"
         for key, value in figures.items()

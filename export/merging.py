@@ -5,14 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-
-
-def constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The matrix products whose right side is a constant ``[K, N]``, in the graph's order."""
-    constants = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
 
 
 def share_tensors(model: ir.Model) -> None:

@@ -5,8 +5,8 @@ what runs beside it, so an image's codes depend on its seed alone. What is left 
 attention's own products, and all of the draw.
 
 The graph says so in ``QuantizeLinear`` and ``DequantizeLinear`` around each product (signed, zero point 0), which ONNX
-Runtime, OpenVINO and TensorRT all fuse into 8-bit kernels. Weights stay in fp32 before their ``QuantizeLinear``:
-runtimes fold it when they load, and a bundle holds one file of weights for both precisions.
+Runtime, OpenVINO and TensorRT all fuse into 8-bit kernels. Weights stay as they are stored before their
+``QuantizeLinear``: runtimes fold it when they load, and a bundle holds one file of weights for both precisions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from sundae_rt.export.merging import constant_products
+from sundae_rt.export.constants import Constants, constant_products
 from sundae_rt.export.running import opened
 
 LARGEST = 127
@@ -35,14 +35,14 @@ def quantised(model: onnx.ModelProto, batches: Iterable[Mapping[str, NDArray[Any
     """A copy of a prior's graph with its products in 8 bits, all but the last, which is the head.
 
     Args:
-        model: its tensors are inside, or in a file in ``folder``.
+        model: its tensors are inside, or in a file in ``folder``; they may be stored as halves, with a cast behind.
         batches: inputs to calibrate on: what the graph will see, early and late in sampling.
         folder: where the weights lie that are not inside.
     """
     products = constant_products(model)[:-1]
     scales = activation_scales(model, list(dict.fromkeys(product.input[0] for product in products)), batches, folder)
     chosen = {product.output[0] for product in products}
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = Constants(model, folder)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -70,7 +70,7 @@ def quantised(model: onnx.ModelProto, batches: Iterable[Mapping[str, NDArray[Any
         copy.CopyFrom(node)
         if node.output[0] in chosen:
             left, right = node.input
-            columns = column_scales(numpy_helper.to_array(tensors[right], str(folder)))
+            columns = column_scales(weights[right])
             copy.input[:] = [pair(left, scales[left]), pair(right, columns, axis=1)]
         nodes.append(copy)
     del graph.node[:]

@@ -20,7 +20,7 @@ WORTH_A_CAST = 1024
 
 
 def rounded(model: nn.Module) -> nn.Module:
-    """A copy of a VQ-GAN in fp32 whose weights fp16 holds exactly: each is the nearest such number.
+    """A copy of a prior or a VQ-GAN in fp32 whose weights fp16 holds exactly: each is the nearest such number.
 
     Left as they are: tensors that are too small to be stored so, and a codebook that is put on the unit sphere, for
     what comes of that no half would hold.

@@ -74,8 +74,8 @@ VARIANTS: Final[dict[str, Exported | Rewritten]] = {
 """By name, in the order in which a bundle lists them."""
 
 
-ROUNDED: Final = Exported(Tolerance(logits=0, proposals=0, pixels=4, codes=0.98), prepare=rounded, half_weights=True)
-"""How the fp32 graphs of a VQ-GAN are made where its weights are to be stored in 16 bits."""
+ROUNDED: Final = Exported(Tolerance(logits=0.01, proposals=0, pixels=4, codes=0.98), prepare=rounded, half_weights=True)
+"""How the fp32 graphs are made where their weights are to be stored in 16 bits."""
 
 
 def in_order(wanted: Iterable[str]) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def _size(text: str) -> tuple[int, int]:
 @click.option(
     "--half-weights",
     is_flag=True,
-    help="Store the weights of decoder and encoder in 16 bits: half the size, computed in fp32.",
+    help="Store the weights in 16 bits: half the size, computed in fp32.",
 )
 @click.option("--tensorrt", is_flag=True, help="Build engines too, of the best variant, as `sundae-rt build` does.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle, once the new one is whole.")
@@ -94,7 +94,8 @@ def command(
     and diffusers.
 
     A graph that differs from PyTorch by more than its tolerance fails the export, and nothing is written. So does a
-    variant that makes the cross-entropy of the true codes rise by more than 1% over fp32's.
+    variant that makes the cross-entropy of the true codes rise by more than 1% over fp32's. An 8-bit decoder whose
+    pictures are under 25 dB beside fp32's is left out, and a line says so.
     """
     source = checkpoint or vqgan
     if config is None and (label_order != "index" or label_names is not None):

@@ -12,7 +12,8 @@ ir = pytest.importorskip("onnx_ir")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from sundae_rt.export.merging import constant_products, merge_products, share_tensors  # noqa: E402
+from sundae_rt.export.constants import constant_products  # noqa: E402
+from sundae_rt.export.merging import merge_products, share_tensors  # noqa: E402
 from sundae_rt.export.running import opened  # noqa: E402
 
 

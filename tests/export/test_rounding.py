@@ -13,13 +13,16 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 import sundae_rt  # noqa: E402
+from sundae_rt.bundle import Bundle  # noqa: E402
 from sundae_rt.errors import BundleError, InputError  # noqa: E402
 from sundae_rt.export import bundle as writing  # noqa: E402
 from sundae_rt.export import export_checkpoint, making  # noqa: E402
 from sundae_rt.export.checks import Tolerance  # noqa: E402
 from sundae_rt.export.halves import PriorHalf, VQGANHalf  # noqa: E402
+from sundae_rt.export.rounding import rounded  # noqa: E402
 from sundae_rt.export.sources import Sources  # noqa: E402
 from sundae_rt.export.variants import ROUNDED  # noqa: E402
+from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig  # noqa: E402
 from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior  # noqa: E402
 from tests.vqgans import random_vqgan  # noqa: E402
 
@@ -94,16 +97,44 @@ def test_a_weight_that_halves_cannot_hold_is_named(tmp_path, sources):
         exported(tmp_path / "half", half_weights=True)
 
 
-def test_a_prior_alone_has_nothing_to_store_so(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def halves_and_same(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A prior over pixels that is stored in 16 bits, and its rounded weights stored in 32."""
     torch.manual_seed(0)
-    prior = HourglassPrior(HourglassConfig(8, (4, 4), depth=(1, 1, 1), dims=(64,), heads=(1,))).eval()
-    monkeypatch.setattr(writing, "from_checkpoints", lambda *_, **__: Sources(PriorHalf(prior), None))
-    with pytest.raises(InputError, match="here is none: leave it out"):
-        export_checkpoint(Path("prior.pt"), out=tmp_path / "half", half_weights=True, say=lambda _: None)
+    prior = HourglassPrior(HourglassConfig(256, (8, 8), depth=(1, 1, 1), dims=(64,), heads=(1,))).eval()
+    folder, bundles = tmp_path_factory.mktemp("bundles"), []
+    for name, model in (("halves", prior), ("same", rounded(prior))):
+        found = Sources(PriorHalf(model), VQGANHalf(GreyPixels(GreyPixelsConfig(8))))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writing, "from_checkpoints", lambda *_, found=found, **__: found)
+            options = {"half_weights": True, "logits": True} if name == "halves" else {}
+            bundles.append(exported(folder / name, variants=("fp32", "int8"), **options))
+    return bundles[0], bundles[1]
 
 
-def test_codes_that_are_pixels_have_no_weights(tmp_path):
-    with pytest.raises(InputError, match="here is none: leave it out"):
-        export_checkpoint(
-            preset="mnist", random_weights=True, out=tmp_path / "half", half_weights=True, say=lambda _: None
-        )
+def test_the_file_of_a_prior_halves_and_both_its_precisions_read_it(halves_and_same):
+    halves, same = halves_and_same
+    assert (halves / "denoiser.onnx.data").stat().st_size < 0.6 * (same / "denoiser.onnx.data").stat().st_size
+    manifest = Bundle.open(halves).manifest
+    assert {file.data.file for file in manifest.graphs["denoiser"].values()} == {"denoiser.onnx.data"}
+    checks = manifest.checks
+    assert checks["denoiser"]["weights"] == checks["logits"]["weights"] == "fp16"
+    limit = ROUNDED.tolerance.logits * max(checks["denoiser"]["logits_largest"], 1)
+    assert 0 < checks["denoiser"]["logits_max_difference"] <= limit
+
+
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_a_prior_of_halves_draws_the_codes_of_its_rounded_weights(halves_and_same, backend, variant):
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    drawn = []
+    for bundle in halves_and_same:
+        with sundae_rt.load(bundle, backend=backend, variant=variant) as runtime:
+            drawn.append(np.stack([sample.codes for sample in runtime.generate(n=3, steps=4)]))
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_codes_that_are_pixels_have_no_weights_to_store_so(halves_and_same):
+    checks = Bundle.open(halves_and_same[0]).manifest.checks
+    assert "weights" not in checks["decoder"] | checks["encoder"]
