@@ -34,14 +34,16 @@ from tests.vqgans import random_vqgan  # noqa: E402
 GRID, VOCABULARY = (8, 8), 19
 
 
-def opened_backend(name: str) -> None:
-    """Skips where a backend is not there, or would not run an 8-bit decoder exactly."""
+def opened_backend(name: str, variant: str = "int8") -> None:
+    """Skips where a backend is not there, has no such variant here, or would not run an 8-bit decoder exactly."""
     try:
         backend = open_backend(name, 2)
     except BackendError:
         pytest.skip(f"{name} is not there")
     if "uint8" not in backend.provides:
         pytest.skip("this processor has no instructions for exact products of unsigned bytes")
+    if variant not in ("int8", *backend.derives):
+        pytest.skip(f"on this processor {name} does not make {variant}")
 
 
 def vqgan() -> VQGAN:
@@ -105,11 +107,11 @@ def test_the_file_holds_a_byte_a_weight_and_what_it_needs_no_more_is_gone(made: 
     assert Bundle.open(made).manifest.graphs["decoder"]["int8"].data is None
 
 
-@pytest.mark.parametrize("backend", ["cpu", "openvino"])
-def test_its_pictures_are_near_those_of_fp32(made: Path, codes: np.ndarray, backend: str) -> None:
-    opened_backend(backend)
+@pytest.mark.parametrize(("backend", "variant"), [("cpu", "int8"), ("openvino", "int8"), ("openvino", "int8-bf16")])
+def test_its_pictures_are_near_those_of_fp32(made: Path, codes: np.ndarray, backend: str, variant: str) -> None:
+    opened_backend(backend, variant)
     with (
-        sundae_rt.load(made, backend=backend, variant="int8", threads=2) as int8,
+        sundae_rt.load(made, backend=backend, variant=variant, threads=2) as int8,
         sundae_rt.load(made, backend=backend, variant="fp32", threads=2) as fp32,
     ):
         found, wanted = int8.decode(codes).astype(int), fp32.decode(codes).astype(int)
