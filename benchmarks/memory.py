@@ -8,20 +8,15 @@ counts it.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from benchmarks import machine
-
-RESULTS = Path(__file__).parent / "results"
-
+from benchmarks import machine, race
 
 # Linux also counts what a process held that started the other one, so this starts it, which holds next to nothing.
 _WATCHER = """
@@ -52,7 +47,7 @@ def peak_mib(command: Sequence[str]) -> float:
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--bundles", type=click.Path(path_type=Path), default=Path("build/benchmarks"), show_default=True)
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--results", type=click.Path(path_type=Path), default=race.RESULTS, show_default=True)
 def main(
     preset: str,
     variants: str,
@@ -77,11 +72,7 @@ def main(
             peaks[backend] = peak_mib([*sundae_rt, "generate", *sizes, *options])
         click.echo(f"{preset}, {images} images, {steps} steps, batch {batch_size}, {backend}: {peaks[backend]:.0f} MiB")
     settings = {"preset": preset, "images": images, "steps": steps, "batch_size": batch_size}
-    results.mkdir(parents=True, exist_ok=True)
-    path = results / f"memory-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    told = {"machine": machine.describe(), "settings": settings, "peak_mib": peaks}
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    click.echo(f"wrote {path}")
+    race.write(results, "memory", {"machine": machine.describe(), "settings": settings, "peak_mib": peaks})
 
 
 if __name__ == "__main__":

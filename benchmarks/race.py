@@ -1,4 +1,4 @@
-"""What the benchmarks of speed share: bundles of presets, contenders in processes of their own, an image's work."""
+"""What the benchmarks share: bundles of presets, contenders in processes of their own, an image's work, results."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class PriorTrainer:
         decayed = [parameter for parameter in self.prior.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.prior.parameters() if parameter.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": how.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, how.learning_rate, (0.9, 0.98))
+        self.optimiser = torch.optim.AdamW(groups, how.learning_rate, (0.9, 0.98), fused=True)
         self.objective = accelerator.prepare(objective)
         self.prior.train()
 
