@@ -20,7 +20,8 @@ from sundae_rt.export.rounding import store_halves
 
 OPSET = 22
 INLINE_LIMIT = 2**26
-"""Bytes of weights that a graph's own file may hold. What lies beside it, runtimes map into memory and do not copy."""
+"""Bytes of weights that a graph's own file may hold. What lies beside it, runtimes map into memory and do not copy,
+but for halves."""
 SMALL = 1024
 """Bytes under which a tensor always stays inside its graph."""
 ALIGNMENT = 64

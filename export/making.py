@@ -11,7 +11,6 @@ from typing import Any
 
 import onnx
 import torch
-from onnx import TensorProto
 from torch import Tensor
 
 from sundae_rt.errors import BundleError
@@ -91,14 +90,14 @@ def make(
     for name, kind in kinds.items():
         if not isinstance(kind, Exported):
             continue
-        if half_weights and name == "fp32":
-            kind = ROUNDED
+        halves = half_weights and name == "fp32"
         generator = torch.Generator().manual_seed(0)  # the same inputs for every variant
         examples: Examples | None = None
         if sources.prior is not None:
             inputs = _denoiser_inputs(sources.prior, generator)
             is_shared = name == "fp32" and bool(rewritten)  # all of them read their weights from one file
-            model, made = _denoiser(name, kind, sources.prior, inputs, folder, 0 if is_shared else INLINE_LIMIT)
+            of_prior = ROUNDED if halves else kind
+            model, made = _denoiser(name, of_prior, sources.prior, inputs, folder, 0 if is_shared else INLINE_LIMIT)
             faster: list[Made] = []
             if is_shared:
                 examples, faster = _rewritten_denoisers(model, rewritten, sources, calibrate, folder)
@@ -106,13 +105,15 @@ def make(
             yield made
             yield from faster
             if logits:
-                yield _logits(name, kind, sources.prior, inputs, folder)
+                yield _logits(name, of_prior, sources.prior, inputs, folder)
         if sources.vqgan is not None:
-            decoder, images = _decoder(name, kind, sources, generator, folder)
+            has_weights = isinstance(sources.vqgan.model, VQGAN)
+            of_pictures = ROUNDED if halves and has_weights else kind
+            decoder, images = _decoder(name, of_pictures, sources, generator, folder)
             yield decoder
-            if examples is not None and isinstance(sources.vqgan.model, VQGAN):
+            if examples is not None and has_weights:
                 yield from _rewritten_decoders(decoder.model, rewritten, examples, sources, folder)
-            yield _encoder(name, kind, sources, images, folder)
+            yield _encoder(name, of_pictures, sources, images, folder)
 
 
 def _denoiser(
@@ -122,7 +123,10 @@ def _denoiser(
     module = graphs.LabelledDenoiser if "label" in inputs else graphs.Denoiser
     outputs = ["new_codes", "proposal", "confidence", "logits"]
     path = folder / _file("denoiser", name)
-    model = to_onnx(module(kind.prepare(prior.model)).eval(), inputs, outputs, path, inline_limit, kind.half_weights)
+    prepared = module(kind.prepare(prior.model)).eval()
+    model = to_onnx(prepared, inputs, outputs, path, inline_limit, kind.half_weights)
+    if kind.half_weights:  # what rounding changes comes on top of what the graph itself may be wrong by
+        checks.check_denoiser(model, prepared, inputs, folder)
     wanted = module(prior.model).eval()
     with _blamed_on_rounding(kind):
         figures = checks.check_denoiser(kind.checkable(model, folder), wanted, inputs, folder, kind.tolerance)
@@ -131,8 +135,10 @@ def _denoiser(
 
 def _logits(name: str, kind: Exported, prior: PriorHalf, inputs: dict[str, Tensor], folder: Path) -> Made:
     inputs = {entry: inputs[entry] for entry in ("codes", "label") if entry in inputs}
-    module, path = graphs.Logits(kind.prepare(prior.model)).eval(), folder / _file("logits", name)
-    model = to_onnx(module, inputs, ["logits"], path, half_weights=kind.half_weights)
+    prepared, path = graphs.Logits(kind.prepare(prior.model)).eval(), folder / _file("logits", name)
+    model = to_onnx(prepared, inputs, ["logits"], path, half_weights=kind.half_weights)
+    if kind.half_weights:
+        checks.check_logits(model, prepared, inputs, folder)
     wanted = graphs.Logits(prior.model).eval()
     with _blamed_on_rounding(kind):
         figures = checks.check_logits(kind.checkable(model, folder), wanted, inputs, folder, kind.tolerance)
@@ -199,7 +205,7 @@ def _rewritten_denoisers(
 def _rewritten_decoders(
     model: onnx.ModelProto, kinds: dict[str, Rewritten], examples: Examples, sources: Sources, folder: Path
 ) -> Iterator[Made]:
-    """Variants of the fp32 decoder; one over the limit of its price is left out, and fp32 decodes in its place."""
+    """Variants of the fp32 decoder; one over the limit of its price is left out, and another decodes in its place."""
     assert sources.image_size is not None
     count, rows = REWRITTEN_PIXELS // math.prod(sources.image_size), image_batch(sources.image_size)
     covering, heldout = examples.covering[: max(8, count)], examples.heldout[: max(2, count)]
@@ -211,7 +217,7 @@ def _rewritten_decoders(
         if (fault := decoder_fault(price)) is None:
             yield Made("decoder", name, faster, price, (line,), kind.decoder_requires)
         else:
-            told = line, f"decoder-{name} is left out: {fault}; {name} decodes in fp32"
+            told = line, f"decoder-{name} is left out: {fault}; beside {name} it runs in another variant"
             yield Made("decoder", name, None, price | {"left_out": fault}, told)
 
 
@@ -240,7 +246,7 @@ def _denoiser_inputs(prior: PriorHalf, generator: torch.Generator) -> dict[str, 
 
 
 def _made(graph: str, name: str, kind: Exported, model: onnx.ModelProto, figures: dict[str, Any]) -> Made:
-    if any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer) and kind.half_weights:
+    if kind.half_weights:
         figures = {"weights": "fp16"} | figures
     told = ", ".join(
         f"{key.replace('_', ' ')} {value if isinstance(value, str) else format(value, '.4g')}"

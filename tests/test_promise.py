@@ -33,6 +33,8 @@ def with_int8(source: Path, folder: Path) -> Path:
     shutil.copytree(source, folder)
     model = onnx.load(folder / "denoiser.onnx")
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    halves = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    tensors |= {name: tensors[half].astype(np.float32) for name, half in halves.items() if half in tensors}
     made: list[onnx.NodeProto] = []
 
     def rounded(name: str, scale: np.ndarray, at: str) -> str:
@@ -49,6 +51,7 @@ def with_int8(source: Path, folder: Path) -> Path:
             node.input[0] = rounded(node.input[0], np.array(6 / 127), f"{node.output[0]}.left")
             node.input[1] = rounded(node.input[1], columns, f"{node.output[0]}.right")
         made.append(node)
+    assert len(made) > len(model.graph.node)
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in made]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
