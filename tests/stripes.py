@@ -17,14 +17,21 @@ learning_rate = 4e-3
 save_every = 200
 [prior.schedule]
 steps = 20
+temperature = [0.5, 0.5]
+proportion = "ancestral"
+order = "confidence"
 [prior.distillation]
 steps = 100
 batch_size = 32
+save_every = 100
+[prior.rectification]
+steps = 300
+batch_size = 64
 learning_rate = 4e-3
 warmup = 5
 unroll_steps = 1
-teacher_steps = 16
-save_every = 100
+temperature = [0.5, 0.5]
+save_every = 300
 """
 
 

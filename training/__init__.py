@@ -31,8 +31,7 @@ def describe(kind: str, preset: str | None = None) -> dict[str, Any]:
     else:
         wanted = prior_preset.read_config(chosen)
         sections = {"config": wanted.sizes, "training": wanted.training, "schedule": wanted.schedule}
-        if wanted.distillation is not None:
-            sections["distillation"] = wanted.distillation
+        sections |= wanted.students
         build, family = FAMILIES[wanted.family].model, {"family": wanted.family}
     with torch.device("meta"):
         model = build(sections["config"])

@@ -37,7 +37,8 @@ class LatentDataset:
     ``label_ids``: int32 ``[N]``, or None; ``vqgan_file``: the VQ-GAN's path relative to the dataset's folder, or None
     where a bundle encoded it or there is none; ``codes_sha256``: hash of the tensors that decide the codes, or
     :data:`pixels.CODES` where they are grey levels; ``about``: what the folder of images says of itself, see
-    :mod:`~sundae_rt.training.about`, and empty where the codes were written before it was kept.
+    :mod:`~sundae_rt.training.about`, and empty where the codes were written before it was kept; ``noise``: int32
+    ``[N, h, w]``, the random codes of which a prior made each grid (:mod:`~sundae_rt.training.prior.pairs`), or None.
     """
 
     codes: Tensor
@@ -47,6 +48,7 @@ class LatentDataset:
     vqgan_file: str | None
     codes_sha256: str
     about: dict[str, str] = field(default_factory=dict)
+    noise: Tensor | None = None
 
     @property
     def label_weights(self) -> tuple[float, ...] | None:
@@ -83,6 +85,8 @@ def write(path: Path, dataset: LatentDataset) -> None:
     tensors = {"codes": dataset.codes.contiguous()}
     if dataset.label_ids is not None:
         tensors["labels"] = dataset.label_ids
+    if dataset.noise is not None:
+        tensors["noise"] = dataset.noise.contiguous()
     described = {
         "format": CODES_FORMAT,
         "vocabulary": dataset.vocabulary,
@@ -118,17 +122,28 @@ def read(path: Path) -> LatentDataset:
             described["vqgan_file"],
             described["codes_sha256"],
             about.checked(described.get("about", {}), f"{path}: about"),
+            tensors.get("noise"),
         )
     except FileNotFoundError as error:
         raise InputError(f"there is no file of codes {path}") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no file of codes that `sundae-rt encode` wrote: {error}") from error
     codes = dataset.codes
-    if codes.ndim != 3 or not codes.numel() or int(codes.min()) < 0 or int(codes.max()) >= dataset.vocabulary:
+    if codes.ndim != 3 or not codes.numel() or not _within(codes, dataset.vocabulary):
         raise InputError(f"{path}: codes must be [N, h, w] within 0..{dataset.vocabulary - 1}")
+    if dataset.noise is not None and (
+        dataset.noise.shape != codes.shape or not _within(dataset.noise, dataset.vocabulary)
+    ):
+        raise InputError(
+            f"{path}: noise must be {list(codes.shape)} within 0..{dataset.vocabulary - 1}, as the codes are"
+        )
     if (dataset.labels is None) != (dataset.label_ids is None):
         raise InputError(f"{path}: labels and their names must come together")
     return dataset
+
+
+def _within(codes: Tensor, vocabulary: int) -> bool:
+    return int(codes.min()) >= 0 and int(codes.max()) < vocabulary
 
 
 def encode_folder(

@@ -76,7 +76,7 @@ def vqgan(data: Path | None, out: Path | None, describes: bool, drawn_codes: Pat
     "--distil",
     type=FILE,
     metavar="PRIOR",
-    help="Train a student of few steps on what this finished prior makes in many; the preset is the teacher's.",
+    help="Train a student of this finished prior: on its guidance, or on pairs that it drew, to take few steps.",
 )
 def prior(codes: Path | None, out: Path | None, describes: bool, distil: Path | None, **run: Unpack[_Run]) -> None:
     """Train a prior on codes; writes OUT/prior.pt. The preset tells its family."""

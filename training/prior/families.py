@@ -6,7 +6,7 @@ The runtime's half of a family, the rules of its sampler, is :mod:`sundae_rt.fam
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from torch import Tensor, nn
@@ -92,52 +92,71 @@ class AbsorbingSchedule:
 
 @dataclass(frozen=True, slots=True)
 class Distillation(SundaeTraining):
-    """A preset's ``[prior.distillation]``: how a student is trained on what its teacher makes.
+    """A preset's ``[prior.distillation]``: how a student is trained on its teacher's guidance, ``teacher_guidance``.
 
-    ``student_steps``, ``temperature``, ``proportion``: the student's schedule, here and as the default of its bundle;
-    ``teacher_steps``, ``teacher_guidance``: the teacher's, whose temperature and proportion are those of its own
-    checkpoint; ``real_share``: the weight of the ordinary loss on real codes, which keeps the student from drifting.
     The other settings are those of ``[prior.training]``.
-
-    What the student learns has the teacher's temperature already: one below 1 of its own sharpens a second time.
     """
 
-    steps: int = 2_000
+    steps: int = 400
     batch_size: int = 16
     learning_rate: float = 3e-4
-    warmup: int = 50
+    warmup: int = 20
     weight_decay: float = 0.0
     ema_decay: float = 0.99
     save_every: int = 100
+    teacher_guidance: float = 1.25
+
+    def __post_init__(self) -> None:
+        SundaeTraining.__post_init__(self)
+        Schedule(guidance=self.teacher_guidance)  # the runtime's own rules
+        if self.teacher_guidance == 1:
+            raise InputError("teacher_guidance is 1, which is none: a student of the guidance has nothing to learn")
+
+    def schedule(self, own: SundaeSchedule) -> SundaeSchedule:
+        """The student's: its teacher's without the guidance, which it has in itself."""
+        return replace(own, guidance=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rectification(SundaeTraining):
+    """A preset's ``[prior.rectification]``: how a student of few steps is trained on pairs of noise and codes.
+
+    ``student_steps``, ``temperature``, ``order``, ``choice_temperature``: the student's schedule, as the default of its
+    bundle; its proportion is "ancestral", under which as much of the noise is left before each step as training puts
+    back. The other settings are those of ``[prior.training]``.
+    """
+
+    steps: int = 3_000
+    batch_size: int = 16
+    learning_rate: float = 8e-4
+    warmup: int = 50
+    ema_decay: float = 0.998
+    save_every: int = 100
     student_steps: int = 4
     temperature: tuple[float, float] = (1.0, 1.0)
-    proportion: Proportion = (1.0, 1.0)
-    teacher_steps: int = 20
-    teacher_guidance: float = 1.0
-    real_share: float = 0.2
+    order: Order = "uniform"
+    choice_temperature: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         SundaeTraining.__post_init__(self)
         # The runtime's own rules for what a schedule may be.
-        Schedule(self.student_steps, self.temperature, self.proportion, min_steps=1)
-        Schedule(self.teacher_steps, min_steps=1, guidance=self.teacher_guidance)
-        if self.teacher_steps < self.student_steps:
-            raise InputError(
-                f"teacher_steps is {self.teacher_steps}: it must be at least student_steps ({self.student_steps})"
-            )
-        if self.teacher_steps == self.student_steps and self.teacher_guidance == 1:
-            raise InputError(
-                f"a student of as many steps as its teacher ({self.teacher_steps}) learns its guidance alone: "
-                "teacher_guidance must not be 1"
-            )
-        if not 0 <= self.real_share < 1:
-            raise InputError(f"real_share is {self.real_share}: it must be from 0 up and less than 1")
+        settings = {"temperature": self.temperature, "order": self.order, "choice_temperature": self.choice_temperature}
+        Schedule(self.student_steps, min_steps=1, **settings)
 
     def schedule(self, own: SundaeSchedule) -> SundaeSchedule:
-        """The student's: it takes all of its few steps. One of as many steps as its teacher keeps ``own``, unguided."""
-        if self.student_steps == self.teacher_steps:
-            return replace(own, guidance=1.0)
-        return SundaeSchedule(self.student_steps, self.temperature, self.proportion, min_steps=self.student_steps)
+        """The student's: it takes all of its few steps, and has its teacher's guidance in itself."""
+        return SundaeSchedule(
+            self.student_steps,
+            self.temperature,
+            "ancestral",
+            min_steps=self.student_steps,
+            order=self.order,
+            choice_temperature=self.choice_temperature,
+        )
+
+
+Student = Distillation | Rectification
+"""How a student is trained; ``schedule`` of its teacher's schedule is its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +167,8 @@ class PriorFamily:
     ``[prior.schedule]``; ``model``: built from the first; ``objective(model, training)``: a module from codes, labels
     and training step to a :class:`~sundae_rt.training.prior.denoising.DenoisingLoss`;
     ``sample(model, labels, count, steps, schedule)``: int64 ``[count, h, w]``, with torch's own random numbers;
-    ``distillation``: the dataclass of ``[prior.distillation]``, None where the family has none.
+    ``students``: the dataclasses of ``[prior.distillation]`` and ``[prior.rectification]``, by these names, where the
+    family has them.
     """
 
     config: type[Any]
@@ -157,7 +177,7 @@ class PriorFamily:
     model: Callable[[Any], nn.Module]
     objective: Callable[[Any, Any], nn.Module]
     sample: Callable[[Any, Tensor | None, int, int, Any], Tensor]
-    distillation: type[Distillation] | None = None
+    students: Mapping[str, type[Student]] = field(default_factory=dict)
 
 
 FAMILIES: Final[Mapping[str, PriorFamily]] = {
@@ -170,7 +190,7 @@ FAMILIES: Final[Mapping[str, PriorFamily]] = {
         sample=lambda prior, labels, count, steps, schedule: sundae.sample(
             prior, labels, count, steps, schedule.temperature, schedule.proportion
         ),
-        distillation=Distillation,
+        students={"distillation": Distillation, "rectification": Rectification},
     ),
     "absorbing": PriorFamily(
         config=AbsorbingConfig,

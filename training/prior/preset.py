@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sundae_rt.errors import InputError
 from sundae_rt.training import config
 from sundae_rt.training.encoding import LatentDataset
-from sundae_rt.training.prior.families import FAMILIES, Distillation, PriorTraining, family_name
+from sundae_rt.training.prior.families import FAMILIES, PriorTraining, Student, family_name
 
 
 @dataclass(frozen=True, slots=True)
 class PriorPreset:
-    """A preset's ``[prior]`` section, read and checked; its parts are what the family asks for."""
+    """A preset's ``[prior]`` section, read and checked; its parts are what the family asks for.
+
+    ``students``: its sections ``[prior.distillation]`` and ``[prior.rectification]``, by these names.
+    """
 
     sizes: Any
     training: PriorTraining
     schedule: Any
     family: str = "sundae"
-    distillation: Distillation | None = None
+    students: Mapping[str, Student] = field(default_factory=dict)
 
-    def student(self) -> PriorPreset:
-        """The same for the student of a distillation: its own training and schedule."""
-        how = self.distillation
+    def student(self, kind: str) -> PriorPreset:
+        """The same for a student, of "distillation" or "rectification": its own training and schedule."""
+        how = self.students[kind]
         return replace(self, training=how, schedule=how.schedule(self.schedule))
 
     def lasting(self, steps: int | None) -> PriorPreset:
@@ -47,10 +51,10 @@ def read_config(preset: config.Preset, dataset: LatentDataset | None = None) -> 
     values.pop("family", None)
     training = config.build(family.training, values.pop("training", {}), f"{where[:-1]}.training]")
     schedule = config.build(family.schedule, values.pop("schedule", {}), f"{where[:-1]}.schedule]")
-    distillation = None
-    if family.distillation is not None:
-        section = f"{where[:-1]}.distillation]"
-        distillation = config.build(family.distillation, values.pop("distillation", {}), section)
+    students = {
+        name: config.build(settings, values.pop(name, {}), f"{where[:-1]}.{name}]")
+        for name, settings in family.students.items()
+    }
     if dataset is not None:
         values["labels"] = len(dataset.labels or ())
     if not values.get("labels"):
@@ -63,7 +67,7 @@ def read_config(preset: config.Preset, dataset: LatentDataset | None = None) -> 
         ):
             if wanted != found:
                 raise InputError(f"{where} has {name} {wanted}, the codes have {found}")
-    for how in (training, distillation):
-        if how is not None and how.label_dropout and sizes.labels and not sizes.null_label:
+    for how in (training, *students.values()):
+        if how.label_dropout and sizes.labels and not sizes.null_label:
             raise InputError(f"{where}: label_dropout needs null_label = true")
-    return PriorPreset(sizes, training, schedule, named, distillation)
+    return PriorPreset(sizes, training, schedule, named, students)

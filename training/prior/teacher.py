@@ -86,9 +86,9 @@ def _read(path: Path, wanted: PriorPreset, dataset: encoding.LatentDataset) -> T
     ):
         if own != asked:
             raise InputError(f"{path} learned other codes than these: its {name} is {shown(own)}, not {shown(asked)}")
-    guidance = wanted.distillation.teacher_guidance
-    if guidance != 1 and not prior.config.null_label:
-        raise InputError(f"teacher_guidance is {guidance}, but {path} has no null label: it must be 1")
+    guidance = wanted.students["distillation"].teacher_guidance
+    if dataset.noise is None and not prior.config.null_label:
+        raise InputError(f"teacher_guidance is {guidance}, but {path} has no null label, which guidance needs")
     checkpoint.load_weights(prior, values["weights"], where)
     prior.eval().requires_grad_(False)
     schedule = config.build(SundaeSchedule, values["schedule"], f"{path}: schedule")

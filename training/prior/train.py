@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from sundae_rt.errors import InputError
@@ -20,8 +20,9 @@ from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
 from sundae_rt.training.prior import teacher as teachers
 from sundae_rt.training.prior.distillation import DistillationLoss
-from sundae_rt.training.prior.families import FAMILIES
+from sundae_rt.training.prior.families import FAMILIES, Rectification
 from sundae_rt.training.prior.preset import PriorPreset, read_config
+from sundae_rt.training.prior.rectification import RectificationLoss
 from sundae_rt.training.prior.teacher import Teacher
 from sundae_rt.training.vqgan.model import VQGAN, to_pixels
 
@@ -32,13 +33,14 @@ class _Grids(Dataset[dict[str, Tensor]]):
     def __init__(self, dataset: encoding.LatentDataset) -> None:
         self.codes = dataset.codes.flatten(1).long()
         self.labels = dataset.label_ids.long() if dataset.label_ids is not None else None
+        self.noise = dataset.noise.flatten(1).long() if dataset.noise is not None else None
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        item = {"codes": self.codes[key[0]]}
-        return item if self.labels is None else item | {"label": self.labels[key[0]]}
+        columns = {"codes": self.codes, "label": self.labels, "noise": self.noise}
+        return {name: column[key[0]] for name, column in columns.items() if column is not None}
 
 
 class PriorTrainer:
@@ -48,10 +50,14 @@ class PriorTrainer:
         self.preset, self.accelerator = preset, accelerator
         how, family = preset.training, FAMILIES[preset.family]
         self.prior = family.model(preset.sizes).to(accelerator.device)
-        objective = family.objective(self.prior, how)
         if teacher is not None:
             self.prior.load_state_dict(teacher.prior.state_dict())
-            objective = DistillationLoss(self.prior, teacher, how, objective)
+        if isinstance(how, Rectification):
+            objective: nn.Module = RectificationLoss(self.prior, how)
+        elif teacher is not None:
+            objective = DistillationLoss(self.prior, teacher.prior, how)
+        else:
+            objective = family.objective(self.prior, how)
         self.ema = loop.EMA(self.prior.named_parameters(), how.ema_decay)
         decayed = [parameter for parameter in self.prior.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.prior.parameters() if parameter.ndim <= 1]
@@ -61,14 +67,18 @@ class PriorTrainer:
         self.prior.train()
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, float]:
-        """One update on int64 ``codes [B, T]`` and, where there are labels, ``label [B]``; returns its figures."""
-        how, labels = self.preset.training, batch.get("label")
+        """One update on int64 ``codes [B, T]`` and, where there are any, ``label [B]`` and ``noise [B, T]``.
+
+        Returns its figures.
+        """
+        how = self.preset.training
         rate = loop.learning_rate(step, 0, how.steps, how.learning_rate, how.warmup, how.anneal)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        device = self.accelerator.device
+        there = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+        pairs = {"noise": there["noise"]} if "noise" in there else {}
         with self.accelerator.autocast():
-            result = self.objective(batch["codes"].to(device), labels.to(device) if labels is not None else None, step)
+            result = self.objective(there["codes"], there.get("label"), step, **pairs)
         self.optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(result.loss)
         self.accelerator.clip_grad_norm_(self.prior.parameters(), how.gradient_clip)
@@ -115,18 +125,24 @@ def train(
     ships (``earth`` where none is given) or the path of a toml file. ``steps`` replaces the preset's number of steps,
     over which the learning rate anneals. ``resume`` goes on from ``out``'s checkpoint exactly; see
     :mod:`~sundae_rt.training.resuming`. ``distil`` is the checkpoint of a finished prior: what is trained is then its
-    student, see :mod:`~sundae_rt.training.prior.distillation`, and a copy of the teacher lies beside it.
+    student, and a copy of the teacher lies beside it. On codes of images a student learns its teacher's guidance, see
+    :mod:`~sundae_rt.training.prior.distillation`; on pairs that the teacher drew it learns to take few steps, see
+    :mod:`~sundae_rt.training.prior.rectification`.
 
     Raises:
         InputError: bad codes, a preset of other sizes, nothing to resume from, other codes or settings than those
-            with which the run to resume began, or a teacher that does not fit.
+            with which the run to resume began, a teacher that does not fit, or pairs without one.
     """
     path = out / "prior.pt"
     start = resuming.start(path, "prior", preset=preset, seed=seed, steps=steps, resume=resume)
     dataset = encoding.read(codes)
     wanted = read_config(start.preset, dataset)
     teacher = teachers.find(distil, start, wanted, dataset)
-    wanted = (wanted if teacher is None else wanted.student()).lasting(start.steps)
+    if teacher is not None:
+        wanted = wanted.student("distillation" if dataset.noise is None else "rectification")
+    elif dataset.noise is not None:
+        raise InputError(f"{codes} holds pairs of noise and codes: name the prior that drew them with --distil")
+    wanted = wanted.lasting(start.steps)
     how, count = wanted.training, len(dataset.codes)
     record = start.record(how.steps, count, _fingerprint(dataset))
     made_from: dict[str, Any] = {}
@@ -152,8 +168,8 @@ def train(
 
 
 def _fingerprint(dataset: encoding.LatentDataset) -> str:
-    """A hash of codes and labels, the same for the same ones."""
-    tensors = {"codes": dataset.codes, "labels": dataset.label_ids}
+    """A hash of codes, labels and noise, the same for the same ones."""
+    tensors = {"codes": dataset.codes, "labels": dataset.label_ids, "noise": dataset.noise}
     return checkpoint.tensor_hash({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import sundae_rt
 from sundae_rt.errors import InputError, SundaeError
+from sundae_rt.manifest import Manifest
 from sundae_rt.training import checkpoint, encoding
 from sundae_rt.training.encoding import LatentDataset
 from sundae_rt.training.vqgan.model import VQGAN
@@ -47,16 +48,26 @@ def draw(bundle: Path, count: int, seed: int = 0) -> LatentDataset:
     """
     with sundae_rt.load(bundle, max_waiting=count) as runtime:
         manifest = runtime.manifest
-        made_by = manifest.provenance.get("vqgan", {}).get("codes_sha256")
-        if made_by is None:
-            raise InputError(f"bundle {manifest.name!r} does not say which VQ-GAN its codes belong to")
+        codes_sha256 = made_by(manifest)
         with click.progressbar(runtime.stream(n=count, seed=seed), count, label="drawing") as samples:
             drawn = {sample.index: (sample.codes, sample.label) for sample in samples}  # and not their images
     codes = torch.from_numpy(np.stack([drawn[index][0] for index in range(count)]))
     ids = None
     if manifest.labels is not None:
         ids = torch.tensor([manifest.labels.index(str(drawn[at][1])) for at in range(count)], dtype=torch.int32)
-    return LatentDataset(codes, manifest.image_codes, manifest.labels, ids, None, made_by)
+    return LatentDataset(codes, manifest.image_codes, manifest.labels, ids, None, codes_sha256)
+
+
+def made_by(manifest: Manifest) -> str:
+    """The hash of the tensors that decide a bundle's codes.
+
+    Raises:
+        InputError: it does not say.
+    """
+    codes_sha256 = manifest.provenance.get("vqgan", {}).get("codes_sha256")
+    if codes_sha256 is None:
+        raise InputError(f"bundle {manifest.name!r} does not say which VQ-GAN its codes belong to")
+    return str(codes_sha256)
 
 
 class DrawnCodes:
