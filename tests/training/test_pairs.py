@@ -42,9 +42,9 @@ def test_every_step_of_a_chain_draws_with_the_number_that_its_noise_gives_away(b
     seen = []
     denoise = sundae_rt.Runtime.denoise
 
-    def listening(self, codes, temperature, uniform, update, label):
+    def listening(self, codes, temperature, uniform, update, label, guidance):
         seen.append((codes.copy(), uniform.copy()))
-        return denoise(self, codes, temperature, uniform, update, label)
+        return denoise(self, codes, temperature, uniform, update, label, guidance)
 
     monkeypatch.setattr(sundae_rt.Runtime, "denoise", listening)
     pairs.draw(bundle, 2)
@@ -56,9 +56,17 @@ def test_every_step_of_a_chain_draws_with_the_number_that_its_noise_gives_away(b
     assert all(np.array_equal(later, uniform) for _, later in seen)
 
 
+def test_settings_and_label_are_those_of_generate(bundle):
+    drawn = pairs.draw(bundle, 3)
+    assert (pairs.draw(bundle, 3, label=drawn.labels[1]).label_ids == 1).all()
+    assert not torch.equal(pairs.draw(bundle, 3, steps=1).codes, drawn.codes)
+    with pytest.raises(InputError, match="steps must be a whole number from 1"):
+        pairs.draw(bundle, 3, steps=0)
+
+
 def test_they_are_written_and_read_as_codes_are(bundle, tmp_path):
     out = tmp_path / "pairs.safetensors"
-    options = ["--bundle", str(bundle), "--count", "3", "--out", str(out)]
+    options = ["--bundle", str(bundle), "--n", "3", "--out", str(out)]
     assert CliRunner().invoke(pairs.main, options).exit_code == 0
     read, drawn = encoding.read(out), pairs.draw(bundle, 3)
     assert torch.equal(read.noise, drawn.noise) and torch.equal(read.codes, drawn.codes)

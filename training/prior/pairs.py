@@ -1,6 +1,6 @@
 """Pairs of noise and of what a prior makes of it, for a student of few steps to learn from.
 
-``python -m sundae_rt.training.prior.pairs --bundle my-bundle --count 12288 --out runs/pairs.safetensors``
+``python -m sundae_rt.training.prior.pairs --bundle my-bundle --n 6144 --out runs/pairs.safetensors``
 
 What one step draws at different positions is independent given what it sees, so a model of few steps has to see what
 joins them. In a chain as `sundae-rt generate` runs it little of that is in the noise, because each step draws anew.
@@ -12,6 +12,7 @@ that sees the noise can learn which (Yoo et al. 2025, rectified discrete flow, j
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import click
 import numpy as np
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 
 import sundae_rt
 from sundae_rt import noise
+from sundae_rt.cli.options import Sampling, sampling_options
 from sundae_rt.conditioning import Conditioning
 from sundae_rt.errors import InputError, SundaeError
 from sundae_rt.families import Step, Sundae
+from sundae_rt.schedule import Schedule, Settings
 from sundae_rt.training import encoding
 from sundae_rt.training.encoding import LatentDataset
 from sundae_rt.training.vqgan.drawn import made_by
@@ -33,42 +36,46 @@ BATCH = 64
 
 @click.command()
 @click.option("--bundle", type=click.Path(path_type=Path), required=True, help="A bundle with the prior to draw from.")
-@click.option("--count", type=click.IntRange(min=1), default=12288, show_default=True, help="Pairs to draw.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first pair.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
-def main(bundle: Path, count: int, seed: int, out: Path) -> None:
-    """Draws pairs by the bundle's own schedule, and writes them as codes with the noise beside them."""
+@sampling_options
+def main(bundle: Path, out: Path, sampling: Sampling) -> None:
+    """Draws pairs as `sundae-rt generate` draws images, and writes them as codes with the noise beside them.
+
+    Every chain takes all its steps: none stops by itself.
+    """
     try:
         if out.exists():
             raise InputError(f"{out} exists: name another file")
-        encoding.write(out, draw(bundle, count, seed))
+        encoding.write(out, draw(bundle, sampling.n, sampling.seed, sampling.label, **sampling.settings))
     except SundaeError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"wrote {out}: {count} pairs")
+    click.echo(f"wrote {out}: {sampling.n} pairs")
 
 
-def draw(bundle: Path, count: int, seed: int = 0) -> LatentDataset:
-    """Pairs of a bundle's prior by its own schedule, labels in the shares of its data.
+def draw(bundle: Path, n: int, seed: int = 0, label: str | None = None, **settings: Unpack[Settings]) -> LatentDataset:
+    """``n`` pairs of a bundle's prior; where no label is named, each has its own, in the shares of the bundle's data.
 
     Raises:
-        SundaeError: no such bundle, or one that cannot draw.
+        SundaeError: no such bundle, one that cannot draw, or settings out of range.
         InputError: it is of another family than ``sundae``, or does not say which VQ-GAN its codes belong to.
     """
     with sundae_rt.load(bundle) as runtime:
-        manifest = runtime.manifest
+        manifest, conditioning = runtime.manifest, Conditioning(runtime.manifest)
         if manifest.family != "sundae":
             raise InputError(
                 f"bundle {manifest.name!r} is of the family {manifest.family!r}: only 'sundae' starts from noise"
             )
-        codes_sha256 = made_by(manifest)
-        seeds = range(seed, seed + count)
-        weights = Conditioning(manifest).label_weights
-        labels = None if weights is None else np.array([noise.label(one, weights) for one in seeds], np.int32)
+        codes_sha256, schedule = made_by(manifest), runtime.schedule(**settings)
+        seeds, weights, labels = range(seed, seed + n), conditioning.label_weights, None
+        if label is not None:
+            labels = np.full(n, conditioning.label_id(label), np.int32)
+        elif weights is not None:
+            labels = np.array([noise.label(one, weights) for one in seeds], np.int32)
         starts, ends = [], []
-        with click.progressbar(range(0, count, BATCH), label="drawing") as firsts:
+        with click.progressbar(range(0, n, BATCH), label="drawing") as firsts:
             for first in firsts:
-                chosen = slice(first, min(first + BATCH, count))
-                start, end = _chains(runtime, seeds[chosen], None if labels is None else labels[chosen])
+                chosen = slice(first, first + BATCH)
+                start, end = _chains(runtime, schedule, seeds[chosen], None if labels is None else labels[chosen])
                 starts.append(start)
                 ends.append(end)
     return LatentDataset(
@@ -83,11 +90,11 @@ def draw(bundle: Path, count: int, seed: int = 0) -> LatentDataset:
 
 
 def _chains(
-    runtime: sundae_rt.Runtime, seeds: range, labels: NDArray[np.int32] | None
+    runtime: sundae_rt.Runtime, schedule: Schedule, seeds: range, labels: NDArray[np.int32] | None
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Noise and what becomes of it, int32 ``[B, h, w]`` each, with all steps of the bundle's schedule."""
+    """Noise and what becomes of it in all steps of the schedule, int32 ``[B, h, w]`` each."""
     grid, vocabulary = runtime.manifest.latent_grid, runtime.manifest.vocabulary
-    family, schedule = Sundae(vocabulary), runtime.schedule()
+    family = Sundae(vocabulary)
     positions = grid[0] * grid[1]
     start = np.stack([family.start(one, positions) for one in seeds])
     draws = np.stack([noise.uniforms(one, noise.Purpose.INITIAL_CODES, positions) for one in seeds])
@@ -102,6 +109,7 @@ def _chains(
             uniform,
             np.ones_like(uniform, np.bool_),
             labels,
+            None if labels is None else schedule.guidance,
         )
         _, order = noise.step(0, index, positions)
         for row, (proposed, sure) in enumerate(zip(proposal, confidence, strict=True)):
