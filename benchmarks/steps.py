@@ -47,7 +47,7 @@ POLICIES: dict[str, Settings] = {
 """What each curve samples with: `default` is the bundle's own schedule, `paper` that of the published runs of 256 x 256
 faces. `guided` is the bundle's own too, at twice the time."""
 
-STUDIED = ("default", "paper")
+STUDIED = ("default", "ancestral", "paper")
 """The policies that are measured unless others are named."""
 
 

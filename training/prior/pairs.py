@@ -30,7 +30,7 @@ from sundae_rt.training import encoding
 from sundae_rt.training.encoding import LatentDataset
 from sundae_rt.training.vqgan.drawn import made_by
 
-BATCH = 64
+BATCH = 16
 """Chains side by side."""
 
 
