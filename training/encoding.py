@@ -38,7 +38,8 @@ class LatentDataset:
     where a bundle encoded it or there is none; ``codes_sha256``: hash of the tensors that decide the codes, or
     :data:`pixels.CODES` where they are grey levels; ``about``: what the folder of images says of itself, see
     :mod:`~sundae_rt.training.about`, and empty where the codes were written before it was kept; ``noise``: int32
-    ``[N, h, w]``, the random codes of which a prior made each grid (:mod:`~sundae_rt.training.prior.pairs`), or None.
+    ``[N, h, w]``, the random codes of which a prior made each grid (:mod:`~sundae_rt.training.prior.pairs`), or None;
+    ``drawn``: how, plain values, or None where they are codes of images.
     """
 
     codes: Tensor
@@ -49,6 +50,7 @@ class LatentDataset:
     codes_sha256: str
     about: dict[str, str] = field(default_factory=dict)
     noise: Tensor | None = None
+    drawn: dict[str, Any] | None = None
 
     @property
     def label_weights(self) -> tuple[float, ...] | None:
@@ -94,6 +96,7 @@ def write(path: Path, dataset: LatentDataset) -> None:
         "vqgan_file": dataset.vqgan_file,
         "codes_sha256": dataset.codes_sha256,
         "about": dataset.about,
+        "drawn": dataset.drawn,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
@@ -123,6 +126,7 @@ def read(path: Path) -> LatentDataset:
             described["codes_sha256"],
             about.checked(described.get("about", {}), f"{path}: about"),
             tensors.get("noise"),
+            described.get("drawn"),
         )
     except FileNotFoundError as error:
         raise InputError(f"there is no file of codes {path}") from error

@@ -16,6 +16,7 @@ from sundae_rt.cli import run  # noqa: E402
 from sundae_rt.errors import InputError  # noqa: E402
 from sundae_rt.training import encoding  # noqa: E402
 from sundae_rt.training.prior import pairs  # noqa: E402
+from sundae_rt.training.prior import train as prior_training  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +57,22 @@ def test_every_step_of_a_chain_draws_with_the_number_that_its_noise_gives_away(b
     assert all(np.array_equal(later, uniform) for _, later in seen)
 
 
-def test_settings_and_label_are_those_of_generate(bundle):
-    drawn = pairs.draw(bundle, 3)
-    assert (pairs.draw(bundle, 3, label=drawn.labels[1]).label_ids == 1).all()
-    assert not torch.equal(pairs.draw(bundle, 3, steps=1).codes, drawn.codes)
+def test_settings_are_those_of_generate(bundle):
+    drawn, other = pairs.draw(bundle, 3), pairs.draw(bundle, 3, steps=1)
+    assert not torch.equal(other.codes, drawn.codes)
+    assert (drawn.drawn["schedule"]["steps"], other.drawn["schedule"]["steps"]) == (10, 1)
     with pytest.raises(InputError, match="steps must be a whole number from 1"):
         pairs.draw(bundle, 3, steps=0)
+    with pytest.raises(InputError, match="seed \\+ n - 1 must be at most"):
+        pairs.draw(bundle, 3, seed=2**64 - 2)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--label", "coast"), ("--stop", "published"), ("--min-steps", "1")])
+def test_what_would_mean_nothing_is_refused(option, value, bundle, tmp_path):
+    options = ["--bundle", str(bundle), "--n", "1", "--out", str(tmp_path / "pairs"), option, value]
+    refused = CliRunner().invoke(pairs.main, options)
+    assert refused.exit_code == 1 and "must be left out" in refused.output
+    assert not (tmp_path / "pairs").exists()
 
 
 def test_they_are_written_and_read_as_codes_are(bundle, tmp_path):
@@ -70,6 +81,7 @@ def test_they_are_written_and_read_as_codes_are(bundle, tmp_path):
     assert CliRunner().invoke(pairs.main, options).exit_code == 0
     read, drawn = encoding.read(out), pairs.draw(bundle, 3)
     assert torch.equal(read.noise, drawn.noise) and torch.equal(read.codes, drawn.codes)
+    assert (read.drawn["bundle"], read.drawn["seed"]) == (drawn.drawn["bundle"], 0)
     again = CliRunner().invoke(pairs.main, options)
     assert again.exit_code == 1 and f"{out} exists: name another file" in again.output
 
@@ -87,3 +99,12 @@ def test_another_family_has_no_noise_to_pair(tmp_path):
     assert run(["export", "--preset", "toy-absorbing", "--random-weights", "--out", str(tmp_path / "absorbing")]) == 0
     with pytest.raises(InputError, match="is of the family 'absorbing': only 'sundae' starts from noise"):
         pairs.draw(tmp_path / "absorbing", 1)
+
+
+def test_a_student_has_the_vqgan_of_its_teacher_beside_it(bundle, prior, tmp_path):
+    encoding.write(tmp_path / "pairs", pairs.draw(bundle, 4))
+    student = prior_training.train(
+        tmp_path / "pairs", tmp_path / "student", preset="toy", steps=1, distil=prior, say=lambda line: None
+    )
+    assert (student.parent / "vqgan.pt").read_bytes() == (prior.parent / "vqgan.pt").read_bytes()
+    assert (student.parent / "prior-samples.png").exists()

@@ -24,8 +24,8 @@ def here(tmp_path, monkeypatch):
     encoding.write(
         tmp_path / "codes.safetensors", encoding.LatentDataset(codes, 16, ("a", "b"), labels, None, "unknown")
     )
-    few = re.sub(r"(?<=^steps = )(100|200)$", "4", STRIPES, flags=re.MULTILINE)
-    few = re.sub(r"(?<=^save_every = )(100|200)$", "2", few, flags=re.MULTILINE)
+    few = re.sub(r"(?<=^steps = )(100|200|300)$", "4", STRIPES, flags=re.MULTILINE)
+    few = re.sub(r"(?<=^save_every = )(100|200|300)$", "2", few, flags=re.MULTILINE)
     (tmp_path / "tiny.toml").write_text(few.replace("batch_size = 32", "batch_size = 2"))
     assert train("teacher", "--preset", "tiny.toml") == 0
     return tmp_path
@@ -100,6 +100,39 @@ def test_resume_alone_goes_on_exactly_and_without_the_original_teacher(here, mon
         for name, tensor in unbroken[part].items():
             assert torch.equal(tensor, resumed[part][name]), name
     assert resumed["began"] == unbroken["began"]
+
+
+def write_pairs(here, seed):
+    """The same codes again, with noise beside them."""
+    torch.manual_seed(seed)
+    dataset = encoding.read(here / "codes.safetensors")
+    noise = torch.randint(16, dataset.codes.shape, dtype=torch.int32)
+    encoding.write(here / "codes.safetensors", dataclasses.replace(dataset, noise=noise, drawn={"seed": 0}))
+
+
+def test_a_student_of_pairs_goes_on_exactly_and_only_with_its_own_noise(here, monkeypatch, capsys):
+    write_pairs(here, 0)
+    assert train("unbroken", *TEACHER, *BEGAN) == 0
+    break_off(monkeypatch)
+    assert train("broken", "--resume") == 0
+    unbroken, resumed = (checkpoint.read(here / name / "prior.resume.pt") for name in ("unbroken", "broken"))
+    assert all(torch.equal(tensor, resumed["prior"][name]) for name, tensor in unbroken["prior"].items())
+    write_pairs(here, 1)
+    capsys.readouterr()
+    assert train("broken", "--resume") == 1
+    assert "other" in refused(capsys)
+
+
+def test_a_student_of_pairs_has_its_teachers_data_and_shares_of_labels(here):
+    write_pairs(here, 0)
+    values = checkpoint.read(here / "teacher" / "prior.pt")
+    changed = values["provenance"] | {"data": "what the teacher saw", "images": 77}
+    checkpoint.save(here / "teacher" / "prior.pt", values | {"label_weights": [0.9, 0.1], "provenance": changed})
+    assert train("student", *TEACHER, *BEGAN) == 0
+    student = checkpoint.read(here / "student" / "prior.pt")
+    assert student["label_weights"] == [0.9, 0.1]
+    assert (student["provenance"]["data"], student["provenance"]["images"]) == ("what the teacher saw", 77)
+    assert student["provenance"]["distilled_from"]["pairs"] == 6
 
 
 def test_a_distillation_goes_on_with_its_own_teacher_alone(here, monkeypatch, capsys):

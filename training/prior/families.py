@@ -91,10 +91,10 @@ class AbsorbingSchedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Distillation(SundaeTraining):
+class Distillation(PriorTraining):
     """A preset's ``[prior.distillation]``: how a student is trained on its teacher's guidance, ``teacher_guidance``.
 
-    The other settings are those of ``[prior.training]``.
+    ``unroll_steps``: in how many states each grid is learned. The other settings are those of ``[prior.training]``.
     """
 
     steps: int = 400
@@ -104,10 +104,12 @@ class Distillation(SundaeTraining):
     weight_decay: float = 0.0
     ema_decay: float = 0.99
     save_every: int = 100
+    unroll_steps: int = 2
     teacher_guidance: float = 1.25
 
     def __post_init__(self) -> None:
-        SundaeTraining.__post_init__(self)
+        PriorTraining.__post_init__(self)
+        config.at_least(1, self, "unroll_steps")
         Schedule(guidance=self.teacher_guidance)  # the runtime's own rules
         if self.teacher_guidance == 1:
             raise InputError("teacher_guidance is 1, which is none: a student of the guidance has nothing to learn")
@@ -122,8 +124,8 @@ class Rectification(SundaeTraining):
     """A preset's ``[prior.rectification]``: how a student of few steps is trained on pairs of noise and codes.
 
     ``student_steps``, ``temperature``, ``order``, ``choice_temperature``: the student's schedule, as the default of its
-    bundle; its proportion is "ancestral", under which as much of the noise is left before each step as training puts
-    back. The other settings are those of ``[prior.training]``.
+    bundle; its proportion is "ancestral", under which, in order "uniform", as much of the noise is left before each
+    step as training puts back. The other settings are those of ``[prior.training]``.
     """
 
     steps: int = 3_000
@@ -139,6 +141,7 @@ class Rectification(SundaeTraining):
 
     def __post_init__(self) -> None:
         SundaeTraining.__post_init__(self)
+        config.at_least(1, self, "student_steps")
         # The runtime's own rules for what a schedule may be.
         settings = {"temperature": self.temperature, "order": self.order, "choice_temperature": self.choice_temperature}
         Schedule(self.student_steps, min_steps=1, **settings)

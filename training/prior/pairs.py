@@ -11,6 +11,7 @@ that sees the noise can learn which (Yoo et al. 2025, rectified discrete flow, j
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Unpack
 
@@ -41,36 +42,40 @@ BATCH = 16
 def main(bundle: Path, out: Path, sampling: Sampling) -> None:
     """Draws pairs as `sundae-rt generate` draws images, and writes them as codes with the noise beside them.
 
-    Every chain takes all its steps: none stops by itself.
+    Every chain takes all its steps, none stops by itself; labels are drawn, in the shares of the bundle's data.
     """
     try:
         if out.exists():
             raise InputError(f"{out} exists: name another file")
-        encoding.write(out, draw(bundle, sampling.n, sampling.seed, sampling.label, **sampling.settings))
+        if sampling.label is not None:
+            raise InputError("label must be left out: a student is to learn them all")
+        for name in ("min_steps", "stop"):
+            if sampling.settings.get(name) is not None:
+                raise InputError(f"{name} must be left out: every chain takes all its steps")
+        encoding.write(out, draw(bundle, sampling.n, sampling.seed, **sampling.settings))
     except SundaeError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"wrote {out}: {sampling.n} pairs")
 
 
-def draw(bundle: Path, n: int, seed: int = 0, label: str | None = None, **settings: Unpack[Settings]) -> LatentDataset:
-    """``n`` pairs of a bundle's prior; where no label is named, each has its own, in the shares of the bundle's data.
+def draw(bundle: Path, n: int, seed: int = 0, **settings: Unpack[Settings]) -> LatentDataset:
+    """``n`` pairs of a bundle's prior, labels in the shares of its data.
 
     Raises:
         SundaeError: no such bundle, one that cannot draw, or settings out of range.
         InputError: it is of another family than ``sundae``, or does not say which VQ-GAN its codes belong to.
     """
     with sundae_rt.load(bundle) as runtime:
-        manifest, conditioning = runtime.manifest, Conditioning(runtime.manifest)
+        manifest, weights = runtime.manifest, Conditioning(runtime.manifest).label_weights
         if manifest.family != "sundae":
             raise InputError(
                 f"bundle {manifest.name!r} is of the family {manifest.family!r}: only 'sundae' starts from noise"
             )
         codes_sha256, schedule = made_by(manifest), runtime.schedule(**settings)
-        seeds, weights, labels = range(seed, seed + n), conditioning.label_weights, None
-        if label is not None:
-            labels = np.full(n, conditioning.label_id(label), np.int32)
-        elif weights is not None:
-            labels = np.array([noise.label(one, weights) for one in seeds], np.int32)
+        if seed + n - 1 > noise.MAX_SEED:
+            raise InputError(f"seed + n - 1 must be at most 2**64 - 1; seed is {seed} and n is {n}")
+        seeds = range(seed, seed + n)
+        labels = None if weights is None else np.array([noise.label(one, weights) for one in seeds], np.int32)
         starts, ends = [], []
         with click.progressbar(range(0, n, BATCH), label="drawing") as firsts:
             for first in firsts:
@@ -86,6 +91,7 @@ def draw(bundle: Path, n: int, seed: int = 0, label: str | None = None, **settin
         None,
         codes_sha256,
         noise=torch.from_numpy(np.concatenate(starts)),
+        drawn={"bundle": manifest.name, "seed": seed, "schedule": asdict(schedule)},
     )
 
 

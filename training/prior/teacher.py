@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sundae_rt.errors import InputError, shown
 from sundae_rt.files import replacing
@@ -23,15 +24,15 @@ COPY = "teacher.pt"
 class Teacher:
     """``prior``: in evaluation mode, without gradients; ``schedule``: its checkpoint's; ``sha256``: of its weights.
 
-    ``preset``, ``steps``: what its checkpoint says of its training, None where it does not.
+    ``label_weights``: of its data, or None; ``provenance``: what its checkpoint says of its training and data.
     """
 
     path: Path
     prior: HourglassPrior
     schedule: SundaeSchedule
     sha256: str
-    preset: str | None
-    steps: int | None
+    label_weights: list[float] | None
+    provenance: dict[str, Any]
 
     def copy_to(self, out: Path) -> None:
         """Puts its checkpoint beside the student's."""
@@ -92,5 +93,5 @@ def _read(path: Path, wanted: PriorPreset, dataset: encoding.LatentDataset) -> T
     checkpoint.load_weights(prior, values["weights"], where)
     prior.eval().requires_grad_(False)
     schedule = config.build(SundaeSchedule, values["schedule"], f"{path}: schedule")
-    about = {name: values["provenance"].get(name) for name in ("preset", "steps")}
-    return Teacher(path, prior, schedule, checkpoint.tensor_hash(values["weights"]), **about)
+    sha256 = checkpoint.tensor_hash(values["weights"])
+    return Teacher(path, prior, schedule, sha256, values["label_weights"], values["provenance"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from sundae_rt.errors import InputError
 from sundae_rt.files import replacing
-from sundae_rt.training import checkpoint, encoding, loop, resuming, sheets
+from sundae_rt.training import about, checkpoint, encoding, loop, resuming, sheets
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig
 from sundae_rt.training.prior import teacher as teachers
@@ -141,25 +141,24 @@ def train(
     if teacher is not None:
         wanted = wanted.student("distillation" if dataset.noise is None else "rectification")
     elif dataset.noise is not None:
-        raise InputError(f"{codes} holds pairs of noise and codes: name the prior that drew them with --distil")
+        raise InputError(f"{codes} holds pairs of noise and codes: name their teacher with --distil")
     wanted = wanted.lasting(start.steps)
     how, count = wanted.training, len(dataset.codes)
     record = start.record(how.steps, count, _fingerprint(dataset))
-    made_from: dict[str, Any] = {}
     if teacher is not None:
         record |= {"teacher": teacher.sha256}
-        about = {"weights_sha256": teacher.sha256, "preset": teacher.preset, "steps": teacher.steps}
-        made_from = {"distilled_from": about | {"schedule": dataclasses.asdict(teacher.schedule)}}
+    made_from = _made_from(dataset, teacher)
     run = loop.Run(start, record, how.steps, how.batch_size, how.save_every)
     accelerator = loop.begin(run)
-    vqgan = _vqgan_beside(codes, out, dataset) if accelerator.is_main_process else None
+    vqgan = _vqgan_beside(codes, out, dataset, teacher) if accelerator.is_main_process else None
     if teacher is not None and accelerator.is_main_process:
         teacher.copy_to(out)
     trainer = PriorTrainer(wanted, accelerator, teacher)
 
     def save(step: int) -> None:
-        provenance = {**dataset.about, "preset": start.preset.name, "images": count, **made_from}
-        _save(path, trainer, dataset, provenance | {"steps": step, "seed": start.seed})
+        provenance = made_from | {"preset": start.preset.name, "steps": step, "seed": start.seed}
+        weights = dataset.label_weights if dataset.noise is None or teacher is None else teacher.label_weights
+        _save(path, trainer, dataset, weights, provenance)
         if vqgan is not None:
             _sheet(out / "prior-samples.png", trainer, vqgan)
 
@@ -173,14 +172,31 @@ def _fingerprint(dataset: encoding.LatentDataset) -> str:
     return checkpoint.tensor_hash({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
-def _vqgan_beside(codes: Path, out: Path, dataset: encoding.LatentDataset) -> VQGAN | GreyPixels | None:
-    """Copies the VQ-GAN that the codes name into ``out`` and opens it; None where it is not to be found."""
+def _made_from(dataset: encoding.LatentDataset, teacher: Teacher | None) -> dict[str, Any]:
+    """What a checkpoint says of its data, and of the teacher of which it is the student."""
+    images = dict(dataset.about) | {"images": len(dataset.codes)}
+    if teacher is None:
+        return images
+    said = teacher.provenance
+    made_from = {"weights_sha256": teacher.sha256, "preset": said.get("preset"), "steps": said.get("steps")}
+    if dataset.noise is None:
+        return images | {"distilled_from": made_from | {"schedule": dataclasses.asdict(teacher.schedule)}}
+    images = {name: said[name] for name in (*about.KEYS, "images") if name in said}
+    return images | {"distilled_from": made_from | {"pairs": len(dataset.codes), "drawn": dataset.drawn}}
+
+
+def _vqgan_beside(
+    codes: Path, out: Path, dataset: encoding.LatentDataset, teacher: Teacher | None
+) -> VQGAN | GreyPixels | None:
+    """Copies the VQ-GAN that the codes name into ``out``, or the teacher's, and opens it; None where there is none."""
     if dataset.codes_sha256 == PIXEL_CODES:
         return GreyPixels(GreyPixelsConfig(dataset.codes.shape[1]))
     beside = out / "vqgan.pt"
-    if not beside.exists() and dataset.vqgan_file is not None:
-        source = codes.parent / dataset.vqgan_file
-        if source.exists():
+    if not beside.exists():
+        sources = [] if dataset.vqgan_file is None else [codes.parent / dataset.vqgan_file]
+        sources += [] if teacher is None else [teacher.path.parent / "vqgan.pt"]
+        source = next((path for path in sources if path.exists()), None)
+        if source is not None:
             with replacing(beside) as temporary:
                 shutil.copyfile(source, temporary)
     if not beside.exists():
@@ -191,7 +207,13 @@ def _vqgan_beside(codes: Path, out: Path, dataset: encoding.LatentDataset) -> VQ
     return vqgan
 
 
-def _save(path: Path, trainer: PriorTrainer, dataset: encoding.LatentDataset, provenance: dict[str, Any]) -> None:
+def _save(
+    path: Path,
+    trainer: PriorTrainer,
+    dataset: encoding.LatentDataset,
+    label_weights: Sequence[float] | None,
+    provenance: dict[str, Any],
+) -> None:
     how = dataclasses.asdict(trainer.preset.training)
     values = {
         "format_version": checkpoint.FORMAT_VERSION,
@@ -200,7 +222,7 @@ def _save(path: Path, trainer: PriorTrainer, dataset: encoding.LatentDataset, pr
         "config": dataclasses.asdict(trainer.prior.config),
         "weights": trainer.ema.weights(trainer.prior),
         "labels": list(dataset.labels) if dataset.labels else None,
-        "label_weights": list(dataset.label_weights) if dataset.label_weights else None,
+        "label_weights": list(label_weights) if label_weights else None,
         "schedule": dataclasses.asdict(trainer.preset.schedule),
         "vqgan": {
             "file": None if dataset.codes_sha256 == PIXEL_CODES else "vqgan.pt",
