@@ -78,7 +78,7 @@ def test_each_policy_is_measured_at_all_steps(data: Path, tmp_path: Path) -> Non
     written = json.loads((tmp_path / "steps.json").read_text())
     assert (written["bundle"], written["pictures"], written["seed"]) == ("earth", 4, 0)
     assert written["other_heldout"] > 0
-    assert list(written["curves"]) == ["default", "paper"]
+    assert list(written["curves"]) == ["default", "ancestral", "paper"]
     for name, points in written["curves"].items():
         assert [point["steps"] for point in points] == [1, 3]
         assert [point["taken"] for point in points] == [1, 3]

@@ -67,14 +67,6 @@ def test_settings_are_those_of_generate(bundle):
         pairs.draw(bundle, 3, seed=2**64 - 2)
 
 
-@pytest.mark.parametrize(("option", "value"), [("--label", "coast"), ("--stop", "published"), ("--min-steps", "1")])
-def test_what_would_mean_nothing_is_refused(option, value, bundle, tmp_path):
-    options = ["--bundle", str(bundle), "--n", "1", "--out", str(tmp_path / "pairs"), option, value]
-    refused = CliRunner().invoke(pairs.main, options)
-    assert refused.exit_code == 1 and "must be left out" in refused.output
-    assert not (tmp_path / "pairs").exists()
-
-
 def test_they_are_written_and_read_as_codes_are(bundle, tmp_path):
     out = tmp_path / "pairs.safetensors"
     options = ["--bundle", str(bundle), "--n", "3", "--out", str(out)]

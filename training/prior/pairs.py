@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 import sundae_rt
 from sundae_rt import noise
-from sundae_rt.cli.options import Sampling, sampling_options
 from sundae_rt.conditioning import Conditioning
 from sundae_rt.errors import InputError, SundaeError
 from sundae_rt.families import Step, Sundae
@@ -38,24 +37,25 @@ BATCH = 16
 @click.command()
 @click.option("--bundle", type=click.Path(path_type=Path), required=True, help="A bundle with the prior to draw from.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
-@sampling_options
-def main(bundle: Path, out: Path, sampling: Sampling) -> None:
-    """Draws pairs as `sundae-rt generate` draws images, and writes them as codes with the noise beside them.
+@click.option("--n", type=click.IntRange(1), default=6144, show_default=True, help="Pairs to draw.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first pair.")
+@click.option("--temperature", type=float, help="Of all steps.  [the bundle's]")
+@click.option("--choice-temperature", type=float, help="Of all steps.  [the bundle's]")
+def main(
+    bundle: Path, out: Path, n: int, seed: int, temperature: float | None, choice_temperature: float | None
+) -> None:
+    """Draws pairs by the bundle's schedule, and writes them as codes with the noise beside them.
 
     Every chain takes all its steps, none stops by itself; labels are drawn, in the shares of the bundle's data.
     """
     try:
         if out.exists():
             raise InputError(f"{out} exists: name another file")
-        if sampling.label is not None:
-            raise InputError("label must be left out: a student is to learn them all")
-        for name in ("min_steps", "stop"):
-            if sampling.settings.get(name) is not None:
-                raise InputError(f"{name} must be left out: every chain takes all its steps")
-        encoding.write(out, draw(bundle, sampling.n, sampling.seed, **sampling.settings))
+        drawn = draw(bundle, n, seed, temperature=temperature, choice_temperature=choice_temperature)
+        encoding.write(out, drawn)
     except SundaeError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"wrote {out}: {sampling.n} pairs")
+    click.echo(f"wrote {out}: {n} pairs")
 
 
 def draw(bundle: Path, n: int, seed: int = 0, **settings: Unpack[Settings]) -> LatentDataset:
