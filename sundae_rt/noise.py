@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sundae_rt.errors import InputError
+
 MAX_SEED: Final = 2**64 - 1
 
 
@@ -35,6 +37,17 @@ def initial_codes(seed: int, positions: int, vocabulary: int) -> NDArray[np.int3
     """Uniform random codes, int32 [positions], where sampling starts."""
     draws = uniforms(seed, Purpose.INITIAL_CODES, positions).astype(np.float64)
     return np.floor(draws * vocabulary).astype(np.int32)
+
+
+def seeds(first: int, n: int) -> range:
+    """The seeds of `n` images, `first` and those after it.
+
+    Raises:
+        InputError: one would pass `MAX_SEED`.
+    """
+    if first + n - 1 > MAX_SEED:
+        raise InputError(f"seed + n - 1 must be at most 2**64 - 1; seed is {first} and n is {n}")
+    return range(first, first + n)
 
 
 def label(seed: int, weights: Sequence[float]) -> int:

@@ -312,8 +312,7 @@ class Runtime:
         """A checked request for `n` images, whose codes are free where `editable` [h,w] and `codes` [h,w] elsewhere."""
         n = whole("n", n, 1)
         seed = whole("seed", seed, 0, noise.MAX_SEED)
-        if seed + n - 1 > noise.MAX_SEED:
-            raise InputError(f"seed + n - 1 must be at most 2**64 - 1; seed is {seed} and n is {n}")
+        noise.seeds(seed, n)
         label_id = None if label is None else self._conditioning.label_id(label)
         schedule = self.schedule(**settings)
         self._graphs.require("denoiser", "decoder")

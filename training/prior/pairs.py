@@ -72,9 +72,7 @@ def draw(bundle: Path, n: int, seed: int = 0, **settings: Unpack[Settings]) -> L
                 f"bundle {manifest.name!r} is of the family {manifest.family!r}: only 'sundae' starts from noise"
             )
         codes_sha256, schedule = made_by(manifest), runtime.schedule(**settings)
-        if seed + n - 1 > noise.MAX_SEED:
-            raise InputError(f"seed + n - 1 must be at most 2**64 - 1; seed is {seed} and n is {n}")
-        seeds = range(seed, seed + n)
+        seeds = noise.seeds(seed, n)
         labels = None if weights is None else np.array([noise.label(one, weights) for one in seeds], np.int32)
         starts, ends = [], []
         with click.progressbar(range(0, n, BATCH), label="drawing") as firsts:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sundae_rt.training.prior.denoising import DenoisingLoss, drop_labels, sample_codes
 from sundae_rt.training.prior.families import Rectification
 from sundae_rt.training.prior.hourglass import HourglassPrior
+from sundae_rt.training.prior.sundae import replace_by, unrolled_loss
 
 
 class RectificationLoss(nn.Module):
@@ -43,21 +43,12 @@ class RectificationLoss(nn.Module):
         rates = torch.rand(count, device=codes.device)
         places = 1 - torch.randint(how.student_steps, (count,), device=codes.device) / how.student_steps
         rates = torch.where(torch.rand(count, device=codes.device) < 0.5, places, rates)
-        state = _noisy(codes, noise, rates)
-        losses: list[Tensor] = []
-        accuracy = codes.new_zeros((), dtype=torch.float32)
+
+        def with_less_noise(logits: Tensor) -> Tensor:
+            nonlocal rates
+            rates = rates * torch.rand(count, device=codes.device)
+            return replace_by(noise, sample_codes(logits), rates)
+
+        state = replace_by(noise, codes, rates)
         unroll_steps = how.unroll_steps if step >= how.unroll_start else 1
-        for unrolled in range(unroll_steps):
-            logits = self.prior(state, hidden)
-            losses.append(functional.cross_entropy(logits.float().flatten(0, 1), codes.flatten()))
-            if unrolled == 0:
-                accuracy = (logits.detach().argmax(-1) == codes).float().mean()
-            if unrolled + 1 < unroll_steps:
-                rates = rates * torch.rand(count, device=codes.device)
-                state = _noisy(sample_codes(logits.detach()), noise, rates)
-        return DenoisingLoss(torch.stack(losses).mean(), accuracy)
-
-
-def _noisy(codes: Tensor, noise: Tensor, rates: Tensor) -> Tensor:
-    """Each code of row b is its noise with probability ``rates[b]``. Integers ``[B, T]``."""
-    return torch.where(torch.rand(codes.shape, device=codes.device) < rates[:, None], noise, codes)
+        return unrolled_loss(self.prior, state, codes, hidden, unroll_steps, with_less_noise)

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sundae_rt.schedule import Ancestral
-from sundae_rt.training.prior.denoising import DenoisingLoss, annealed, drop_labels, propose, sample_codes
+from sundae_rt.schedule import Ancestral, Schedule
+from sundae_rt.training.prior.denoising import DenoisingLoss, drop_labels, propose, sample_codes
 from sundae_rt.training.prior.hourglass import HourglassPrior
 
 Proportion = tuple[float, float] | Ancestral
 """The share of codes that a step writes: from the first step to the last, or as uniform-noise diffusion in reverse."""
 
 
-def share_at(proportion: Proportion, step: int, steps: int) -> float:
-    """The share that step 0 .. steps - 1 writes, as the runtime's ``Schedule`` has it."""
-    return 1 / (steps - step) if proportion == "ancestral" else annealed(proportion, step, steps)
-
-
 def corrupt(codes: Tensor, rates: Tensor, vocabulary: int) -> Tensor:
     """Replaces each code of row b, with probability ``rates[b]``, by a uniformly random one. Integers ``[B, T]``."""
-    noise = torch.randint_like(codes, vocabulary)
-    chosen = torch.rand(codes.shape, device=codes.device) < rates[:, None]
-    return torch.where(chosen, noise, codes)
+    return replace_by(torch.randint_like(codes, vocabulary), codes, rates)
+
+
+def replace_by(noise: Tensor, codes: Tensor, rates: Tensor) -> Tensor:
+    """Replaces each code of row b, with probability ``rates[b]``, by its noise. Integers ``[B, T]``."""
+    return torch.where(torch.rand(codes.shape, device=codes.device) < rates[:, None], noise, codes)
+
+
+def unrolled_loss(
+    prior: HourglassPrior,
+    state: Tensor,
+    codes: Tensor,
+    labels: Tensor | None,
+    unroll_steps: int,
+    next_state: Callable[[Tensor], Tensor],
+) -> DenoisingLoss:
+    """The mean cross-entropy of ``codes [B, T]`` over k steps from a state (section 3.2), and the first one's accuracy.
+
+    ``next_state``: from a step's logits ``[B, T, V]``, without gradient, to the state of the step after it, ``[B, T]``.
+    """
+    losses: list[Tensor] = []
+    accuracy = codes.new_zeros((), dtype=torch.float32)
+    for unrolled in range(unroll_steps):
+        logits = prior(state, labels)
+        losses.append(functional.cross_entropy(logits.float().flatten(0, 1), codes.flatten()))
+        if unrolled == 0:
+            accuracy = (logits.detach().argmax(-1) == codes).float().mean()
+        if unrolled + 1 < unroll_steps:
+            state = next_state(logits.detach())
+    return DenoisingLoss(torch.stack(losses).mean(), accuracy)
 
 
 class SundaeLoss(nn.Module):
@@ -57,16 +79,7 @@ class SundaeLoss(nn.Module):
         unroll_steps = self.unroll_steps if step >= self.unroll_start else 1
         labels = drop_labels(labels, self.label_dropout, self.prior.config.labels)
         state = corrupt(codes, torch.rand(codes.shape[0], device=codes.device), vocabulary)
-        losses: list[Tensor] = []
-        accuracy = codes.new_zeros((), dtype=torch.float32)
-        for unrolled in range(unroll_steps):
-            logits = self.prior(state, labels)
-            losses.append(functional.cross_entropy(logits.float().flatten(0, 1), codes.flatten()))
-            if unrolled == 0:
-                accuracy = (logits.detach().argmax(-1) == codes).float().mean()
-            if unrolled + 1 < unroll_steps:
-                state = sample_codes(logits.detach())
-        return DenoisingLoss(torch.stack(losses).mean(), accuracy)
+        return unrolled_loss(self.prior, state, codes, labels, unroll_steps, sample_codes)
 
 
 @torch.no_grad()
@@ -78,7 +91,7 @@ def sample(
     temperature: tuple[float, float],
     proportion: Proportion,
 ) -> Tensor:
-    """Draws code grids from random codes, by :func:`unroll` and with torch's own random numbers.
+    """Draws code grids from random codes, with torch's own random numbers: the plain loop of the paper (algorithm 1).
 
     ``temperature`` runs linearly from the first to the last step. Positions are written by chance, whatever order the
     runtime would choose them in. Returns int64 ``[count, h, w]``.
@@ -86,28 +99,12 @@ def sample(
     height, width = prior.config.latent_grid
     device = prior.to_logits.weight.device
     codes = torch.randint(prior.config.vocabulary, (count, height * width), device=device)
-    codes = unroll(lambda codes: prior(codes, labels), codes, range(steps), steps, temperature, proportion)
+    schedule = Schedule(steps, temperature, proportion, min_steps=1)
+    for step in range(steps):
+        proposal = propose(prior(codes, labels), schedule.temperature_at(step))
+        written = torch.rand(codes.shape, device=device) < schedule.proportion_at(step)
+        codes = torch.where(written, proposal, codes)
     return codes.view(count, height, width)
-
-
-@torch.no_grad()
-def unroll(
-    denoise: Callable[[Tensor], Tensor],
-    codes: Tensor,
-    taken: Iterable[int],
-    steps: int,
-    temperature: tuple[float, float],
-    proportion: Proportion,
-) -> Tensor:
-    """Takes the steps ``taken`` of a schedule of ``steps``: the plain loop of the paper (algorithm 1), or a part of it.
-
-    ``denoise``: codes ``[B, T]`` to logits ``[B, T, V]``. Returns codes ``[B, T]``.
-    """
-    for step in taken:
-        proposal = propose(denoise(codes), annealed(temperature, step, steps))
-        share = share_at(proportion, step, steps)
-        codes = torch.where(torch.rand(codes.shape, device=codes.device) < share, proposal, codes)
-    return codes
 
 
 @torch.no_grad()
