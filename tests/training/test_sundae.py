@@ -1,21 +1,14 @@
-"""SUNDAE training: corruption rates, unrolling, and a loss that any implementation of the paper would give."""
+"""SUNDAE training: unrolling, and a loss that any implementation of the paper would give."""
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from sundae_rt.training.prior.denoising import sample_codes  # noqa: E402
 from sundae_rt.training.prior.hourglass import HourglassConfig, HourglassPrior  # noqa: E402
-from sundae_rt.training.prior.sundae import SundaeLoss, corrupt, sample, sample_codes  # noqa: E402
+from sundae_rt.training.prior.sundae import SundaeLoss, sample  # noqa: E402
 
 CONFIG = HourglassConfig(11, (4, 4), (1, 1, 1), (16,), (1,), labels=3, null_label=True)
-
-
-def test_each_row_is_corrupted_at_its_own_rate():
-    torch.manual_seed(0)
-    codes = torch.zeros(3, 4000, dtype=torch.long)
-    changed = (corrupt(codes, torch.tensor([0.0, 0.5, 1.0]), 11) != codes).float().mean(1)
-    # One in eleven random codes is the old one again.
-    assert changed.tolist() == pytest.approx([0, 0.5 * 10 / 11, 10 / 11], abs=0.03)
 
 
 def test_codes_are_drawn_from_the_softmax_of_the_logits():
@@ -65,6 +58,18 @@ def test_before_its_start_nothing_is_unrolled():
     assert len(prior.seen) == 1
     loss(torch.full((2, 16), 3), torch.tensor([0, 1]), 5)
     assert len(prior.seen) == 1 + 3
+
+
+def test_outside_of_its_region_a_grid_keeps_its_codes_in_every_step():
+    torch.manual_seed(0)
+    prior, codes = Recorder(), torch.full((200, 16), 3)
+    SundaeLoss(prior, 0.0, unroll_steps=2, region_share=1.0)(codes, torch.zeros(200, dtype=torch.long), 0)
+    (noisy, _), (sampled, _) = prior.seen
+    region = sampled == 7  # which is what the model is sure of
+    assert torch.equal(sampled, torch.where(region, 7, 3))
+    assert (noisy == 3)[~region].all()
+    assert 0.3 < region.float().mean() < 0.7
+    assert (noisy != 3)[region].float().mean() == pytest.approx(0.5 * 10 / 11, abs=0.05)
 
 
 def test_label_dropout_hides_labels_behind_the_null_label():

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sundae_rt.training.prior.corruption import corrupt, draw_regions
 from sundae_rt.training.prior.denoising import DenoisingLoss, drop_labels, sample_codes
 from sundae_rt.training.prior.families import Distillation
 from sundae_rt.training.prior.hourglass import HourglassPrior
-from sundae_rt.training.prior.sundae import corrupt
 
 
 class DistillationLoss(nn.Module):
@@ -49,13 +49,16 @@ class DistillationLoss(nn.Module):
     @torch.no_grad()
     def _unrolled(self, codes: Tensor, labels: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """N states ``[B, T]``, of noise on real codes and of what the teacher makes of it, and its steps from there."""
-        state = corrupt(codes, torch.rand(codes.shape[0], device=codes.device), self.prior.config.vocabulary)
+        sizes, count = self.prior.config, len(codes)
+        region = draw_regions(count, sizes.latent_grid, self.how.region_share, codes.device)
+        noisy = corrupt(codes, torch.rand(count, device=codes.device), sizes.vocabulary)
+        state = torch.where(region, noisy, codes)
         states, targets = [], []
         for _ in range(self.how.unroll_steps):
             logits = self._guided(state, labels).float()
             states.append(state)
             targets.append(logits.softmax(-1))
-            state = sample_codes(logits)
+            state = torch.where(region, sample_codes(logits), codes)
         return states, torch.cat(targets)
 
     def _guided(self, codes: Tensor, labels: Tensor | None) -> Tensor:

@@ -44,10 +44,14 @@ class PriorTraining:
 
 @dataclass(frozen=True, slots=True)
 class SundaeTraining(PriorTraining):
-    """``unroll_steps`` is k of the loss; before step ``unroll_start`` only one step is taken, at half the price."""
+    """``unroll_steps`` is k of the loss; before step ``unroll_start`` only one step is taken, at half the price.
+
+    ``region_share`` of the grids are noise in a region alone, as in inpainting.
+    """
 
     unroll_steps: int = 2
     unroll_start: int = 0
+    region_share: float = 0.0
 
     def __post_init__(self) -> None:
         PriorTraining.__post_init__(self)
@@ -105,6 +109,7 @@ class Distillation(PriorTraining):
     ema_decay: float = 0.99
     save_every: int = 100
     unroll_steps: int = 2
+    region_share: float = 0.0
     teacher_guidance: float = 1.25
 
     def __post_init__(self) -> None:
@@ -189,7 +194,9 @@ FAMILIES: Final[Mapping[str, PriorFamily]] = {
         training=SundaeTraining,
         schedule=SundaeSchedule,
         model=HourglassPrior,
-        objective=lambda prior, how: SundaeLoss(prior, how.label_dropout, how.unroll_steps, how.unroll_start),
+        objective=lambda prior, how: SundaeLoss(
+            prior, how.label_dropout, how.unroll_steps, how.unroll_start, how.region_share
+        ),
         sample=lambda prior, labels, count, steps, schedule: sundae.sample(
             prior, labels, count, steps, schedule.temperature, schedule.proportion
         ),

@@ -10,10 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sundae_rt.training.prior.corruption import draw_regions, replace_by
 from sundae_rt.training.prior.denoising import DenoisingLoss, drop_labels, sample_codes
 from sundae_rt.training.prior.families import Rectification
 from sundae_rt.training.prior.hourglass import HourglassPrior
-from sundae_rt.training.prior.sundae import replace_by, unrolled_loss
+from sundae_rt.training.prior.sundae import unrolled_loss
 
 
 class RectificationLoss(nn.Module):
@@ -38,17 +39,19 @@ class RectificationLoss(nn.Module):
         Returns:
             the mean cross-entropy of the codes over the unrolled steps; the accuracy of the first.
         """
-        how, count = self.how, len(codes)
-        hidden = drop_labels(labels, how.label_dropout, self.prior.config.labels)
+        how, count, sizes = self.how, len(codes), self.prior.config
+        hidden = drop_labels(labels, how.label_dropout, sizes.labels)
         rates = torch.rand(count, device=codes.device)
         places = 1 - torch.randint(how.student_steps, (count,), device=codes.device) / how.student_steps
         rates = torch.where(torch.rand(count, device=codes.device) < 0.5, places, rates)
 
+        region = draw_regions(count, sizes.latent_grid, how.region_share, codes.device)
+
         def with_less_noise(logits: Tensor) -> Tensor:
             nonlocal rates
             rates = rates * torch.rand(count, device=codes.device)
-            return replace_by(noise, sample_codes(logits), rates)
+            return torch.where(region, replace_by(noise, sample_codes(logits), rates), codes)
 
-        state = replace_by(noise, codes, rates)
+        state = torch.where(region, replace_by(noise, codes, rates), codes)
         unroll_steps = how.unroll_steps if step >= how.unroll_start else 1
         return unrolled_loss(self.prior, state, codes, hidden, unroll_steps, with_less_noise)

@@ -1,4 +1,4 @@
-"""Step-unrolled denoising: how codes are corrupted, the loss (section 3.2), and a plain sampler in PyTorch."""
+"""Step-unrolled denoising: the loss (section 3.2), and a plain sampler in PyTorch."""
 
 from __future__ import annotations
 
@@ -9,21 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sundae_rt.schedule import Ancestral, Schedule
+from sundae_rt.training.prior.corruption import corrupt, draw_regions
 from sundae_rt.training.prior.denoising import DenoisingLoss, drop_labels, propose, sample_codes
 from sundae_rt.training.prior.hourglass import HourglassPrior
 
 Proportion = tuple[float, float] | Ancestral
 """The share of codes that a step writes: from the first step to the last, or as uniform-noise diffusion in reverse."""
-
-
-def corrupt(codes: Tensor, rates: Tensor, vocabulary: int) -> Tensor:
-    """Replaces each code of row b, with probability ``rates[b]``, by a uniformly random one. Integers ``[B, T]``."""
-    return replace_by(torch.randint_like(codes, vocabulary), codes, rates)
-
-
-def replace_by(noise: Tensor, codes: Tensor, rates: Tensor) -> Tensor:
-    """Replaces each code of row b, with probability ``rates[b]``, by its noise. Integers ``[B, T]``."""
-    return torch.where(torch.rand(codes.shape, device=codes.device) < rates[:, None], noise, codes)
 
 
 def unrolled_loss(
@@ -53,15 +44,21 @@ def unrolled_loss(
 class SundaeLoss(nn.Module):
     """The training objective as one module, so that a wrapper for several processes sees a single forward pass.
 
-    ``unroll_steps`` is k; before step ``unroll_start`` of the training it is 1.
+    ``unroll_steps`` is k; before step ``unroll_start`` of the training it is 1. ``region_share`` of the grids are noise
+    in a region alone.
     """
 
     def __init__(
-        self, prior: HourglassPrior, label_dropout: float, unroll_steps: int = 2, unroll_start: int = 0
+        self,
+        prior: HourglassPrior,
+        label_dropout: float,
+        unroll_steps: int = 2,
+        unroll_start: int = 0,
+        region_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.prior, self.label_dropout = prior, label_dropout
-        self.unroll_steps, self.unroll_start = unroll_steps, unroll_start
+        self.unroll_steps, self.unroll_start, self.region_share = unroll_steps, unroll_start, region_share
 
     def forward(self, codes: Tensor, labels: Tensor | None, step: int) -> DenoisingLoss:
         """Corrupts at rates r ~ U(0, 1), denoises, samples, and denoises again.
@@ -75,11 +72,17 @@ class SundaeLoss(nn.Module):
             the mean cross-entropy over the unrolled steps, of which every one but the first starts from a sample of the
             one before, without gradient; the accuracy of the first.
         """
-        vocabulary = self.prior.config.vocabulary
+        sizes, count = self.prior.config, len(codes)
         unroll_steps = self.unroll_steps if step >= self.unroll_start else 1
-        labels = drop_labels(labels, self.label_dropout, self.prior.config.labels)
-        state = corrupt(codes, torch.rand(codes.shape[0], device=codes.device), vocabulary)
-        return unrolled_loss(self.prior, state, codes, labels, unroll_steps, sample_codes)
+        labels = drop_labels(labels, self.label_dropout, sizes.labels)
+        region = draw_regions(count, sizes.latent_grid, self.region_share, codes.device)
+        noisy = corrupt(codes, torch.rand(count, device=codes.device), sizes.vocabulary)
+
+        def sampled(logits: Tensor) -> Tensor:
+            return torch.where(region, sample_codes(logits), codes)
+
+        state = torch.where(region, noisy, codes)
+        return unrolled_loss(self.prior, state, codes, labels, unroll_steps, sampled)
 
 
 @torch.no_grad()
