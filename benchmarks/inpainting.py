@@ -8,8 +8,8 @@ kind of mask, with the same masks and seeds each time, and says of what was repa
 - `distance`: the Fréchet distance of the repainted pictures, whole, to the originals (EfficientNet-Lite0, see
   `sundae_rt.training.frechet`; it compares at equal counts only, and is the smaller, the less is repainted).
 
-There is more than one right picture: no figure can be perfect. `--bundle` may be given several times, for bundles of
-one size of picture. Needs the extra `train`.
+There is more than one right picture: no figure can be perfect. It also writes a sheet: a picture of each label, and
+under each mask what is kept of it and what it became. Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ from pathlib import Path
 
 import click
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import sundae_rt
 from benchmarks.looks import contrasts
 from sundae_rt.errors import SundaeError
+from sundae_rt.training import sheets
 from sundae_rt.training.data import ImageFolder, image_side
 from sundae_rt.training.features import efficientnet_lite0
 from sundae_rt.training.frechet import batched, features_of, frechet_distance
 
 RESULTS = Path(__file__).parent / "results" / "inpainting.json"
+SHEET = Path(__file__).parents[1] / "docs" / "inpainting.jpg"
+GREY = np.uint8(128)
+"""What stands on the sheet where a mask hides a picture."""
 CALLERS = 16
 """Pictures under way at once: enough for full batches."""
 
@@ -56,64 +61,87 @@ MASKS: dict[str, Callable[[sundae_rt.Runtime, NDArray[np.uint8], int], Mask]] = 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One bundle under one kind of mask; the module says what the figures are."""
+    """One kind of mask; the module says what the figures are."""
 
-    bundle: str
     mask: str
     colour: float
     contrast: float
     distance: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """Real pictures, uint8 [H, W, 3] each, with their labels, or None where they have none."""
+
+    pixels: Sequence[NDArray[np.uint8]]
+    labels: Sequence[str | None]
+
+    @classmethod
+    def drawn(cls, folder: Path, side: int, count: int) -> Pictures:
+        """As many of a folder, in a fixed random order.
+
+        Raises:
+            InputError: it holds no pictures.
+            click.ClickException: it holds too few.
+        """
+        images = ImageFolder(folder, side)
+        if len(images) < count:
+            raise click.ClickException(f"{folder} holds {len(images)} pictures: --count {count} needs as many")
+        chosen = [int(index) for index in np.random.default_rng(0).permutation(len(images))[:count]]
+        labels = [images.labels[images.label_ids[index]] if images.labels else None for index in chosen]
+        return cls([images[index].numpy() for index in chosen], labels)
+
+    def of_each_label(self) -> list[int]:
+        """The first picture of each label, in the order of their names; the first of all where there are none."""
+        return [self.labels.index(label) for label in sorted(set(self.labels), key=str)]
+
+
 @click.command()
-@click.option("--bundle", "bundles", multiple=True, default=("earth",), show_default=True)
+@click.option("--bundle", default="earth", show_default=True)
 @click.option(
     "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="Real pictures."
 )
 @click.option("--count", type=click.IntRange(2), default=256, show_default=True, help="Pictures for each kind of mask.")
 @click.option("--mask", "kinds", type=click.Choice(list(MASKS)), multiple=True, default=list(MASKS), show_default=True)
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Figures, as JSON.")
-def main(bundles: Sequence[str], data: Path, count: int, kinds: Sequence[str], results: Path) -> None:
+@click.option("--sheet", type=click.Path(path_type=Path), default=SHEET, help="Picture of some: .png or .jpg.")
+def main(bundle: str, data: Path, count: int, kinds: Sequence[str], results: Path, sheet: Path) -> None:
     """Repaint, measure, print and write."""
     try:
-        fits = [fit for bundle in bundles for fit in measure(bundle, data, count, kinds)]
+        with sundae_rt.load(bundle) as runtime:
+            real = Pictures.drawn(data, image_side(runtime.manifest), count)
+            shown = real.of_each_label()
+            rows = [[real.pixels[index] for index in shown]]
+            network = efficientnet_lite0()
+            real_features = features_of(network, batched(real.pixels))
+            fits = []
+            for kind in kinds:
+                masks = [MASKS[kind](runtime, picture, seed) for seed, picture in enumerate(real.pixels)]
+                made = repainted(runtime, real, masks)
+                distance = frechet_distance(features_of(network, batched(made)), real_features)
+                fits.append(Fit(kind, *_fit(made, real.pixels, masks), round(distance, 1)))
+                click.echo(str(fits[-1]))
+                rows.append([np.where(masks[index][..., None], GREY, real.pixels[index]) for index in shown])
+                rows.append([made[index] for index in shown])
+            about = {"bundle": runtime.manifest.name, "backend": runtime.backend, "variant": runtime.variant}
     except SundaeError as error:
         raise click.ClickException(str(error)) from error
-    about = {"pictures": count, "fits": [asdict(fit) for fit in fits]}
-    results.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    click.echo(f"wrote {results}")
+    written = {**about, "pictures": count, "fits": [asdict(fit) for fit in fits]}
+    results.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    tiles = np.pad(np.concatenate([np.stack(row) for row in rows]), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    sheets.write(sheet, torch.from_numpy(tiles), columns=len(shown))
+    click.echo(f"wrote {results} and {sheet}")
 
 
-def measure(bundle: str, data: Path, count: int, kinds: Sequence[str]) -> list[Fit]:
-    """How a bundle does under each kind of mask; picture i of the folder, in a fixed random order, has seed i.
+def repainted(runtime: sundae_rt.Runtime, real: Pictures, masks: Sequence[Mask]) -> list[NDArray[np.uint8]]:
+    """Each picture with what its mask selects painted anew; picture i has seed i, and its own label."""
 
-    Raises:
-        SundaeError: no such bundle, one that cannot inpaint, or a folder of other pictures than it makes.
-        click.ClickException: the folder holds too few pictures.
-    """
-    fits = []
-    with sundae_rt.load(bundle) as runtime:
-        images = ImageFolder(data, image_side(runtime.manifest))
-        if len(images) < count:
-            raise click.ClickException(f"{data} holds {len(images)} pictures: --count {count} needs as many")
-        chosen = [int(index) for index in np.random.default_rng(0).permutation(len(images))[:count]]
-        originals = [images[index].numpy() for index in chosen]
-        labels = [images.labels[images.label_ids[index]] for index in chosen] if images.labels else [None] * count
-        network = efficientnet_lite0()
-        real = features_of(network, batched(originals))
-        for kind in kinds:
-            masks = [MASKS[kind](runtime, picture, seed) for seed, picture in enumerate(originals)]
+    def one(seed: int) -> NDArray[np.uint8]:
+        label = real.labels[seed] if runtime.manifest.labels else None
+        return np.asarray(runtime.inpaint(real.pixels[seed], masks[seed], seed=seed, label=label)[0].image)
 
-            def repainted(seed: int, masks: Sequence[Mask] = masks) -> NDArray[np.uint8]:
-                label = labels[seed] if runtime.manifest.labels else None
-                return np.asarray(runtime.inpaint(originals[seed], masks[seed], seed=seed, label=label)[0].image)
-
-            with ThreadPoolExecutor(CALLERS) as callers:
-                made = list(callers.map(repainted, range(count)))
-            distance = frechet_distance(features_of(network, batched(made)), real)
-            fits.append(Fit(bundle, kind, *_fit(made, originals, masks), round(distance, 1)))
-            click.echo(str(fits[-1]))
-    return fits
+    with ThreadPoolExecutor(CALLERS) as callers:
+        return list(callers.map(one, range(len(masks))))
 
 
 def _fit(

@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(data: Path, results: Path, *options: object) -> list[dict[str, object]]:
-    arguments = ["--data", data, "--results", results, "--count", 3, *options]
+    arguments = ["--data", data, "--results", results, "--sheet", results.with_suffix(".png"), "--count", 3, *options]
     inpainting.main.main([str(argument) for argument in arguments], standalone_mode=False)
     fits: list[dict[str, object]] = json.loads(results.read_text())["fits"]
     return fits
@@ -39,10 +39,22 @@ def run(data: Path, results: Path, *options: object) -> list[dict[str, object]]:
 
 def test_every_kind_of_mask_is_measured_and_the_same_twice(data: Path, tmp_path: Path) -> None:
     fits = run(data, tmp_path / "once.json")
-    assert [(fit["bundle"], fit["mask"]) for fit in fits] == [("earth", kind) for kind in inpainting.MASKS]
+    assert [fit["mask"] for fit in fits] == list(inpainting.MASKS)
     assert all(fit[figure] > 0 for fit in fits for figure in ("colour", "contrast", "distance"))  # type: ignore[operator]
     again = run(data, tmp_path / "again.json", "--mask", "half", "--mask", "block")
     assert again == [fits[1], fits[0]]
+    rows = {}
+    for name in ("once", "again"):
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            tiles = np.asarray(sheet)
+        assert tiles.shape[1] == 2 * 130  # a column for each label
+        rows[name] = [tiles[top + 1 : top + 129] for top in range(0, len(tiles), 130)]
+    originals, hidden, made = rows["once"][:3]
+    grey = (hidden == inpainting.GREY).all(2)
+    assert (
+        0.2 < grey.mean() < 0.25 and np.array_equal(made[~grey], originals[~grey]) and (made != originals)[grey].any()
+    )
+    assert np.array_equal(rows["again"][3:], rows["once"][1:3])  # the block's
 
 
 def test_masks_keep_and_repaint_what_they_say() -> None:
