@@ -18,12 +18,14 @@ class Conditioning:
 
     Attributes:
         label_weights: share of each label in the training data, summing to 1, or None for an unlabelled bundle.
+        null_label: the id that stands for "any label", or None where the bundle does not say that it knows one.
     """
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         equal = None if manifest.labels is None else (1 / len(manifest.labels),) * len(manifest.labels)
         self.label_weights: Final = manifest.label_weights or equal
+        self.null_label: Final = len(manifest.labels) if manifest.labels is not None and manifest.null_label else None
 
     def label_id(self, label: object) -> int:
         """The id of a label given by name or id.
@@ -39,6 +41,11 @@ class Conditioning:
                 raise InputError(f"label must be one of {', '.join(labels)}, not {shown(label)}")
             return labels.index(label)
         return whole("label", label, 0, len(labels) - 1)
+
+    def label_name(self, label_id: int | None) -> str | None:
+        """The name of a label; None for the null label, and in an unlabelled bundle."""
+        labels = self._manifest.labels
+        return None if labels is None or label_id in (None, self.null_label) else labels[label_id]
 
     def label_input(self, count: int, label: object) -> dict[str, NDArray[Any]]:
         """The input `label` int32 [N] of a raw run on `count` rows, or nothing for an unlabelled bundle.

@@ -43,7 +43,8 @@ class Provenance:
         index: the image's index in its run, 0 .. 2**64 - 1.
         seed: the image's own seed (the run's seed plus `index`), 0 .. 2**64 - 1.
         schedule: what each step did; in JSON, the fields that mean something to the family, beside the others.
-        label: name of the image's label, given or drawn; None for an unlabelled bundle.
+        label: name of the image's label, given or drawn; None for an unlabelled bundle, and for an inpainted image that
+            was given none, where its bundle knows a null label.
         image_sha256: of the file that was inpainted, 64 hex digits; None for a generated image.
         mask_sha256: of the mask's file, likewise; None where the mask was no file.
         mask: the mask's kind and parameters, as `sundae_rt.masks` reads them; None where it was a file.

@@ -46,7 +46,7 @@ class Sample:
         image: the picture, RGB (from `inpaint` also RGBA, at the input's size).
         codes: int32 [h,w].
         steps: how many steps it took.
-        label: its label's name, or None for an unlabelled bundle.
+        label: its label's name; None for an unlabelled bundle, and from `inpaint` where no label was given (see there).
     """
 
     index: int
@@ -148,7 +148,9 @@ class Runtime:
         what is not finished.
         """
         everywhere = np.ones(self.manifest.latent_grid, np.bool_)
-        return self._stream(self._request(n, seed, label, settings, everywhere, np.zeros(everywhere.shape, np.int32)))
+        label_id = None if label is None else self._conditioning.label_id(label)
+        nothing = np.zeros(everywhere.shape, np.int32)
+        return self._stream(self._request(n, seed, label_id, settings, everywhere, nothing))
 
     def inpaint(
         self,
@@ -161,6 +163,14 @@ class Runtime:
         **settings: Unpack[Settings],
     ) -> list[Sample]:
         """Repaint the white part of `mask` in `image`, in `n` ways; `sundae_rt.inpainting` says how both are fitted.
+
+        Args:
+            image: what `images.as_rgb` takes.
+            mask: a PIL image, or bool or uint8 [H,W].
+            n, seed, settings: as in `generate`.
+            label: a label's name or id; None leaves it to what is kept to say what the picture is, where the bundle
+                knows a null label. Guidance, which leads away from that, then needs a label. Other bundles draw each
+                image's own, as in `generate`.
 
         Returns:
             Samples in order of index, whose images have the input's size and its very pixels where the mask keeps them.
@@ -205,7 +215,13 @@ class Runtime:
                 self.manifest.vocabulary,
                 self.manifest.image_codes,
             )
-        return self._stream(self._request(n, seed, label, settings, plan.repaint | unknown, kept), plan.paste)
+        if label is not None:
+            label_id: int | None = self._conditioning.label_id(label)
+        else:
+            label_id = self._conditioning.null_label
+            if label_id is not None and settings.get("guidance") not in (None, 1):
+                raise InputError("guidance needs a label to follow: name one, or leave guidance out")
+        return self._stream(self._request(n, seed, label_id, settings, plan.repaint | unknown, kept), plan.paste)
 
     def schedule(self, **settings: Unpack[Settings]) -> Schedule:
         """The schedule that a call with these settings follows: the manifest's own where they say nothing."""
@@ -307,22 +323,20 @@ class Runtime:
         self.close()
 
     def _request(
-        self, n: int, seed: int, label: Label, settings: Settings, editable: NDArray[np.bool_], codes: Codes
+        self, n: int, seed: int, label: int | None, settings: Settings, editable: NDArray[np.bool_], codes: Codes
     ) -> Request:
         """A checked request for `n` images, whose codes are free where `editable` [h,w] and `codes` [h,w] elsewhere."""
         n = whole("n", n, 1)
         seed = whole("seed", seed, 0, noise.MAX_SEED)
         noise.seeds(seed, n)
-        label_id = None if label is None else self._conditioning.label_id(label)
         schedule = self.schedule(**settings)
         self._graphs.require("denoiser", "decoder")
-        return Request(n, seed, schedule, label_id, editable.reshape(-1), codes.reshape(-1))
+        return Request(n, seed, schedule, label, editable.reshape(-1), codes.reshape(-1))
 
     def _stream(
         self, request: Request, picture: Callable[[Pixels], Image.Image] = Image.fromarray
     ) -> Generator[Sample, None, None]:
         """The samples of a request; `picture` makes an image of decoded pixels."""
-        labels = self.manifest.labels
         with closing(self._pool.stream(request)) as finished:
             for slot, pixels in finished:
                 yield Sample(
@@ -331,7 +345,7 @@ class Runtime:
                     image=picture(pixels),
                     codes=slot.codes.reshape(self.manifest.latent_grid),
                     steps=slot.steps,
-                    label=None if labels is None or slot.label is None else labels[slot.label],
+                    label=self._conditioning.label_name(slot.label),
                 )
 
     def _step(

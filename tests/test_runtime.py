@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 import sundae_rt
-from fakes import GRID, IMAGE, LABELS, ONE_STEP, FakeBackend, fake_runtime, grids, labelled, settle
+from fakes import GRID, IMAGE, LABELS, ONE_STEP, FakeBackend, fake_runtime, grids, labelled, settle, wander
 from sundae_rt import BackendError, BundleError, InputError, QueueFullError, Runtime, SundaeError, noise
 from sundae_rt.schedule import Schedule, Settings
 
@@ -246,6 +247,35 @@ def test_a_stream_of_inpaintings_yields_each_as_it_finishes(runtime: Runtime) ->
     for one, other in zip(streamed, runtime.inpaint(image, mask, 12, seed=3), strict=True):
         assert (one.index, one.seed) == (other.index, other.seed)
         assert one.image.tobytes() == other.image.tobytes()
+
+
+def test_without_a_label_what_is_kept_says_what_an_inpainted_picture_is(tmp_path: Path) -> None:
+    seen: set[int] = set()
+
+    def propose(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        if inputs["uniform"].max() <= 1:  # else it is the trial of a graph that was just loaded
+            seen.update(inputs["label"].tolist())
+        return wander(inputs)
+
+    backend = FakeBackend(propose)
+    runtime = fake_runtime(tmp_path, backend, **labelled(null_label=True))
+    image, mask = np.zeros((*IMAGE, 3), np.uint8), np.ones(IMAGE, bool)
+    assert {sample.label for sample in runtime.inpaint(image, mask, 8)} == {None}
+    assert seen == {len(LABELS)}
+    seen.clear()
+    assert {sample.label for sample in runtime.inpaint(image, mask, 8, label="desert", guidance=2.0)} == {"desert"}
+    assert seen == {1}
+    with pytest.raises(InputError, match=r"^guidance needs a label to follow: name one, or leave guidance out$"):
+        runtime.inpaint(image, mask, guidance=2.0)
+
+
+@pytest.mark.parametrize("null_label", [False, None])
+def test_a_bundle_without_a_null_label_draws_those_of_inpainted_pictures(
+    tmp_path: Path, null_label: bool | None
+) -> None:
+    runtime = fake_runtime(tmp_path, **labelled(null_label=null_label))
+    samples = runtime.inpaint(np.zeros((*IMAGE, 3), np.uint8), np.ones(IMAGE, bool), 30)
+    assert [sample.label for sample in samples] == [sample.label for sample in runtime.generate(30)]
 
 
 def test_inpainting_without_an_encoder_says_so(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ _WITH_LIKE = {"like", "output", "out", "bundle", "backend", "variant", "batch_si
 
 
 @click.command("generate", short_help="Generate images.")
-@sampling_options
+@sampling_options("drawn for each, as often as in the data")
 @engine_options
 @click.option(
     "--out", type=FILE, default=Path("samples"), metavar="DIR", show_default=True, help="Folder to write images to."

@@ -87,8 +87,16 @@ def engine_options(command: Command) -> Command:
     return with_engine
 
 
-def sampling_options(command: Command) -> Command:
-    """Add the options that say what to sample; the command gets them as `sampling: Sampling`."""
+def sampling_options(unlabelled: str) -> Callable[[Command], Command]:
+    """Add the options that say what to sample; the command gets them as `sampling: Sampling`.
+
+    Args:
+        unlabelled: what its images are without `--label`.
+    """
+    return functools.partial(_with_sampling_options, unlabelled)
+
+
+def _with_sampling_options(unlabelled: str, command: Command) -> Command:
 
     @click.option("--n", type=click.IntRange(1), default=1, metavar="N", show_default=True, help="Images to make.")
     @click.option(
@@ -134,7 +142,7 @@ def sampling_options(command: Command) -> Command:
         metavar="A:B",
         help="With --order confidence: noise on the choice, from the first step to the last; or one A.  [the bundle's]",
     )
-    @click.option("--label", metavar="NAME", help="Label of all images.  [drawn for each, as often as in the data]")
+    @click.option("--label", metavar="NAME", help=f"Label of all images.  [{unlabelled}]")
     @click.option("--guidance", type=float, metavar="G", help="Classifier-free guidance; 1 is off.  [the bundle's]")
     @functools.wraps(command)
     def with_sampling(
