@@ -20,8 +20,9 @@ another aspect ratio is refused, and so is a mask that selects nothing.
 smooth fill from kept surroundings, so nothing that lay under the mask reaches the model. A latent cell is repainted if
 any pixel of its part of the window is masked. Colour is taken as stored: an alpha channel does not reach the model.
 
-**Pasting back.** Kept pixels come back identical, alpha included. Masked pixels take the generated picture, shifted
-near the seam by what nearby kept pixels differ from it; the shift fades out a few pixels into the repainted side.
+**Pasting back.** Kept pixels come back identical, alpha included. Masked pixels take the generated picture, in the
+colours of the input: what the decoder's mean colour of all kept cells is off is taken off everywhere, and near the seam
+what nearby kept pixels still differ, which fades out a few pixels into the repainted side.
 Repainted pixels are opaque. The result is RGBA if the input had alpha and RGB otherwise.
 """
 
@@ -42,6 +43,7 @@ MAX_SIDE = 8192
 
 _FEATHER = 8  # pixels of the model's picture over which the seam's shift fades out
 _MAX_FEATHER = 16  # the same in the input's pixels, at most
+_DOUBT = 4  # cells without any error that count beside the kept ones: one cell alone says little
 _TILE = 256  # pixels that are blended at a time, each way: bounds memory, and skips what lies far from any seam
 
 
@@ -93,7 +95,7 @@ class Plan:
                 f"not {generated.dtype} {list(generated.shape)}"
             )
         size = (self.window.width, self.window.height)
-        scaled = np.asarray(Image.fromarray(generated).resize(size, Image.Resampling.LANCZOS))
+        scaled = np.asarray(Image.fromarray(self._corrected(generated)).resize(size, Image.Resampling.LANCZOS))
         result = self.pixels.copy()
         inside, mask = self.window.cut(result), self.window.cut(self.mask)
         scale = self.window.height / generated.shape[0]
@@ -103,6 +105,15 @@ class Plan:
         if self.profile is not None:
             image.info["icc_profile"] = self.profile
         return image
+
+    def _corrected(self, generated: np.ndarray) -> np.ndarray:
+        """The generated picture less what its kept cells, which show the decoder's error alone, are off in the mean."""
+        height, width = (side // cells for side, cells in zip(generated.shape, self.repaint.shape, strict=False))
+        kept = ~self.repaint.repeat(height, axis=0).repeat(width, axis=1)
+        off = generated[kept].sum(0, np.float64) - self.model_input[kept].sum(0, np.float64)
+        mean = off / (kept.sum() + _DOUBT * height * width)
+        corrected: np.ndarray = np.clip(np.rint(generated - mean), 0, 255).astype(np.uint8)
+        return corrected
 
 
 def plan(

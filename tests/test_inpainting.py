@@ -91,18 +91,38 @@ def test_the_callers_arrays_are_left_alone() -> None:
 
 
 def test_the_seam_lies_inside_the_repainted_side_and_fades_out() -> None:
-    image, mask = np.full((32, 32, 3), 100, np.uint8), rectangle(32, 32, 0, 12, 32, 32)
-    row = np.asarray(fitted(image, mask).paste(np.full((32, 32, 3), 160, np.uint8)))[16, :, 0].astype(int)
-    assert (row[:12] == 100).all()
-    assert row[12] - 100 <= 4  # no step at the seam, ...
+    image, mask = np.full((128, 128, 3), 100, np.uint8), rectangle(128, 128, 0, 68, 128, 128)
+    generated = np.full((128, 128, 3), 160, np.uint8)
+    generated[:, :32] = 40  # so that kept cells are right in the mean
+    row = np.asarray(plan(image, mask, (128, 128), (16, 16)).paste(generated))[16, :, 0].astype(int)
+    assert (row[:68] == 100).all()
+    assert row[68] - 100 <= 4  # no step at the seam, ...
     assert (np.diff(row) >= 0).all()
     assert np.diff(row).max() <= 15
-    assert (row[20:] == 160).all()  # ... and the generated picture itself a few pixels in
+    assert (row[76:] == 160).all()  # ... and the generated picture itself a few pixels in
 
 
 def test_a_generated_picture_that_agrees_is_pasted_as_it_is() -> None:
     image, mask = noise(32, 32), rectangle(32, 32, 8, 8, 20, 24)
     np.testing.assert_array_equal(fitted(image, mask).paste(image), image)
+
+
+def test_what_the_decoder_gets_wrong_of_kept_cells_is_taken_off_the_others_too() -> None:
+    image, mask = np.full((128, 128, 3), (200, 170, 120), np.uint8), rectangle(128, 128, 32, 32, 128, 128)
+    decoded = image + np.array((20, -10, 0), np.int16)
+    decoded[64:, 64:] += 15  # which is no error: it is what was painted there
+    result = np.asarray(plan(image, mask, (128, 128), (16, 16)).paste(decoded.astype(np.uint8)))
+    np.testing.assert_allclose(result[100, 100], image[0, 0] + 15.0, atol=1)
+    np.testing.assert_allclose(result[48, 48], image[0, 0], atol=1)
+
+
+@pytest.mark.parametrize(("cells", "share"), [(0, 0), (1, 1 / 5), (4, 1 / 2), (12, 3 / 4)])
+def test_few_kept_cells_count_little(cells: int, share: float) -> None:
+    mask = np.ones(GRID, bool)
+    mask.ravel()[:cells] = False
+    image = np.full((32, 32, 3), 100, np.uint8)
+    result = np.asarray(fitted(image, mask.repeat(8, 0).repeat(8, 1)).paste(np.full((32, 32, 3), 180, np.uint8)))
+    assert result[31, 31, 0] == 180 - round(share * 80)
 
 
 def test_a_shift_towards_the_surroundings_stays_in_range() -> None:
