@@ -20,20 +20,20 @@ another aspect ratio is refused, and so is a mask that selects nothing.
 smooth fill from kept surroundings, so nothing that lay under the mask reaches the model. A latent cell is repainted if
 any pixel of its part of the window is masked. Colour is taken as stored: an alpha channel does not reach the model.
 
-**Pasting back.** Kept pixels come back identical, alpha included. Masked pixels take the generated picture, in the
-colours of the input: what the decoder's mean colour of all kept cells is off is taken off everywhere, and near the seam
-what nearby kept pixels still differ, which fades out a few pixels into the repainted side.
-Repainted pixels are opaque. The result is RGBA if the input had alpha and RGB otherwise.
+**Pasting back.** Kept pixels come back identical, alpha included. Masked pixels take the generated picture in the
+input's colours: what the decoder gets wrong of kept cells is taken off cells of like colour, and what nearby kept
+pixels still differ off the seam (`sundae_rt.pasting`). Repainted pixels are opaque. The result is RGBA if the input had
+alpha and RGB otherwise.
 """
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from PIL import Image
 
 from sundae_rt.errors import InputError
 from sundae_rt.images import as_rgb
+from sundae_rt.pasting import blend, corrected, resized
 
 MIN_SIDE = 8
 """The shortest side of an image, in pixels."""
@@ -43,8 +43,6 @@ MAX_SIDE = 8192
 
 _FEATHER = 8  # pixels of the model's picture over which the seam's shift fades out
 _MAX_FEATHER = 16  # the same in the input's pixels, at most
-_DOUBT = 4  # cells without any error that count beside the kept ones: one cell alone says little
-_TILE = 256  # pixels that are blended at a time, each way: bounds memory, and skips what lies far from any seam
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +66,7 @@ class Plan:
     Attributes:
         model_input: uint8 [H,W,3] at the bundle's size, masked pixels filled in: what the encoder sees.
         repaint: bool [h,w], True where the latent cell is repainted.
+        kept: bool [h,w], True where it is not and shows the image alone, without padding.
         notes: what was fitted, cut, scaled or padded, one sentence each.
         pixels: uint8 [H',W',3 or 4], the input at its own size.
         mask: bool [H',W'], True where the input is repainted.
@@ -77,6 +76,7 @@ class Plan:
 
     model_input: np.ndarray
     repaint: np.ndarray
+    kept: np.ndarray
     notes: tuple[str, ...]
     pixels: np.ndarray
     mask: np.ndarray
@@ -95,25 +95,18 @@ class Plan:
                 f"not {generated.dtype} {list(generated.shape)}"
             )
         size = (self.window.width, self.window.height)
-        scaled = np.asarray(Image.fromarray(self._corrected(generated)).resize(size, Image.Resampling.LANCZOS))
+        scaled = np.asarray(
+            Image.fromarray(corrected(generated, self.model_input, self.kept)).resize(size, Image.Resampling.LANCZOS)
+        )
         result = self.pixels.copy()
         inside, mask = self.window.cut(result), self.window.cut(self.mask)
         scale = self.window.height / generated.shape[0]
         feather = min(round(_FEATHER * scale), _MAX_FEATHER)
-        _blend(inside, scaled[: inside.shape[0], : inside.shape[1]], mask, feather)
+        blend(inside, scaled[: inside.shape[0], : inside.shape[1]], mask, feather)
         image = Image.fromarray(result)
         if self.profile is not None:
             image.info["icc_profile"] = self.profile
         return image
-
-    def _corrected(self, generated: np.ndarray) -> np.ndarray:
-        """The generated picture less what its kept cells, which show the decoder's error alone, are off in the mean."""
-        height, width = (side // cells for side, cells in zip(generated.shape, self.repaint.shape, strict=False))
-        kept = ~self.repaint.repeat(height, axis=0).repeat(width, axis=1)
-        off = generated[kept].sum(0, np.float64) - self.model_input[kept].sum(0, np.float64)
-        mean = off / (kept.sum() + _DOUBT * height * width)
-        corrected: np.ndarray = np.clip(np.rint(generated - mean), 0, 255).astype(np.uint8)
-        return corrected
 
 
 def plan(
@@ -145,9 +138,12 @@ def plan(
     hidden = _touched(np.pad(inside, beyond, mode="reflect"), image_size)
     seen = Image.fromarray(np.pad(colours, (*beyond, (0, 0)), mode="reflect"))
     reduced = np.asarray(seen.resize((image_size[1], image_size[0]), Image.Resampling.BOX))
+    repaint = _touched(np.pad(inside, beyond), latent_grid)
+    padded = _touched(np.pad(np.zeros_like(inside), beyond, constant_values=True), latent_grid)
     return Plan(
         model_input=_filled(reduced, hidden),
-        repaint=_touched(np.pad(inside, beyond), latent_grid),
+        repaint=repaint,
+        kept=~(repaint | padded),
         notes=(*notes, *_window_notes(window, picture.size, image_size)),
         pixels=pixels,
         mask=selected,
@@ -255,69 +251,10 @@ def _filled(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     levels = [np.concatenate([picture * kept, kept], axis=2).astype(np.float32)]  # R, G, B, weight
     while max(levels[-1].shape[:2]) > 1:
         height, width = levels[-1].shape[:2]
-        levels.append(_resized(levels[-1], (-(-height // 2), -(-width // 2)), Image.Resampling.BOX))
+        levels.append(resized(levels[-1], (-(-height // 2), -(-width // 2)), Image.Resampling.BOX))
     fill = np.full((1, 1, 3), 127.5, np.float32)
     little = 0.01  # the weight of the coarser level
     for level in reversed(levels):
-        fill = _resized(fill, level.shape[:2], Image.Resampling.BILINEAR)
+        fill = resized(fill, level.shape[:2], Image.Resampling.BILINEAR)
         fill = (level[..., :3] + little * fill) / (level[..., 3:] + little)
     return np.where(kept, picture, np.rint(fill).astype(np.uint8))
-
-
-def _resized(values: np.ndarray, size: tuple[int, ...], filter: Image.Resampling) -> np.ndarray:
-    """Resize float32 [H,W,C] to `size` (H, W), channel by channel."""
-    height, width = size
-    channels = (Image.fromarray(channel).resize((width, height), filter) for channel in np.moveaxis(values, 2, 0))
-    return np.stack([np.asarray(channel) for channel in channels], axis=2)
-
-
-def _blend(original: np.ndarray, generated: np.ndarray, mask: np.ndarray, feather: int) -> None:
-    """Overwrite masked pixels of `original` [h,w,3 or 4] in place with `generated` [h,w,3], its seam adapted."""
-    radius = max(1, feather // 2)
-    reach = 3 * radius + feather
-    result = generated.copy()
-    for top, left in product(*(range(0, side, _TILE) for side in mask.shape)):
-        around = tuple(slice(max(0, start - reach), start + _TILE + reach) for start in (top, left))
-        if mask[top : top + _TILE, left : left + _TILE].any() and not mask[around].all():
-            adapted = _adapted(original[around][..., :3], generated[around], mask[around], feather, radius)
-            own = adapted[top - around[0].start :, left - around[1].start :][:_TILE, :_TILE]
-            result[top : top + _TILE, left : left + _TILE] = own
-    inside = mask[..., None]  # np.copyto, unlike an index by the mask, needs no memory
-    np.copyto(original[..., :3], result, where=inside)
-    np.copyto(original[..., 3:], 255, where=inside)
-
-
-def _adapted(original: np.ndarray, generated: np.ndarray, mask: np.ndarray, feather: int, radius: int) -> np.ndarray:
-    """The generated picture plus the smoothly extended difference of kept pixels, faded out into the mask."""
-    kept = ~mask[..., None]
-    difference = (original.astype(np.float64) - generated) * kept
-    blurred = _blurred(np.concatenate([difference, kept], axis=2), radius)
-    weight = blurred[..., 3:]
-    shift = np.divide(blurred[..., :3], weight, out=np.zeros_like(difference), where=weight > 1e-6)
-    depth = _depth(mask, feather)[..., None] / feather
-    fade = 1.0 - depth * depth * (3.0 - 2.0 * depth)
-    adapted: np.ndarray = np.clip(np.rint(generated + fade * shift), 0, 255).astype(np.uint8)
-    return adapted
-
-
-def _depth(mask: np.ndarray, most: int) -> np.ndarray:
-    """How many pixels, diagonals included, each masked pixel lies from the nearest kept one: 0 (kept) .. `most`."""
-    depth = np.zeros(mask.shape, np.int32)
-    for _ in range(most):
-        depth += mask
-        around = np.pad(mask, 1, constant_values=True)
-        rows = around[:-2] & around[1:-1] & around[2:]
-        mask = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
-    return depth
-
-
-def _blurred(values: np.ndarray, radius: int) -> np.ndarray:
-    """Box blur of [H,W,C], three times over squares of side 2 x radius + 1, with zeros beyond the edge."""
-    side = 2 * radius + 1
-    for axis in (0, 1) * 3:
-        length = values.shape[axis]
-        at = np.arange(length)
-        totals = np.cumsum(np.pad(values, [(int(one == axis), 0) for one in range(3)]), axis=axis)
-        ends, starts = np.minimum(at + radius + 1, length), np.maximum(at - radius, 0)
-        values = (totals.take(ends, axis) - totals.take(starts, axis)) / side
-    return values

@@ -89,8 +89,8 @@ class Manifest:
             encoder.
         labels: class names by id, or None for an unlabelled bundle.
         label_weights: share of each label in the training data, summing to 1; None stands for equal shares.
-        null_label: whether the denoiser knows a null label, which guidance leads away from. None, as in manifests that
-            do not say, stands for "if it has labels".
+        null_label: whether the denoiser knows a null label, which guidance leads away from and `inpaint` takes where
+            it is given none. None, as in manifests that do not say, lets guidance try and `inpaint` not.
         default_schedule: what `generate` does unless told otherwise.
         checks: what the export measured (free JSON).
         provenance: data, licence, recipe, metrics (free JSON).

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
@@ -168,9 +168,9 @@ class Runtime:
             image: what `images.as_rgb` takes.
             mask: a PIL image, or bool or uint8 [H,W].
             n, seed, settings: as in `generate`.
-            label: a label's name or id; None leaves it to what is kept to say what the picture is, where the bundle
-                knows a null label. Guidance, which leads away from that, then needs a label. Other bundles draw each
-                image's own, as in `generate`.
+            label: a label's name or id; None leaves it to what is kept to say what the picture is, where the manifest
+                says that there is a null label. Guidance then has nothing to follow and changes nothing, which is
+                logged. Other bundles draw each image's own, as in `generate`.
 
         Returns:
             Samples in order of index, whose images have the input's size and its very pixels where the mask keeps them.
@@ -204,6 +204,10 @@ class Runtime:
         self, plan: inpainting.Plan, n: int = 1, *, seed: int = 0, label: Label = None, **settings: Unpack[Settings]
     ) -> Generator[Sample, None, None]:
         """Inpaint as `inpaint` does, yielding each picture as it finishes; see `stream` for when what happens."""
+        label_id = self._conditioning.null_label if label is None else self._conditioning.label_id(label)
+        guidance = self.schedule(**settings).guidance
+        if label_id is not None and label_id == self._conditioning.null_label and guidance != 1:
+            _log.warning("a guidance of %g changes nothing without a label to follow: name one", guidance)
         kept = self.encode(plan.model_input[None])[0]
         unknown = (kept >= self.manifest.vocabulary) & ~plan.repaint
         if unknown.any():
@@ -215,13 +219,8 @@ class Runtime:
                 self.manifest.vocabulary,
                 self.manifest.image_codes,
             )
-        if label is not None:
-            label_id: int | None = self._conditioning.label_id(label)
-        else:
-            label_id = self._conditioning.null_label
-            if label_id is not None and settings.get("guidance") not in (None, 1):
-                raise InputError("guidance needs a label to follow: name one, or leave guidance out")
-        return self._stream(self._request(n, seed, label_id, settings, plan.repaint | unknown, kept), plan.paste)
+        plan = replace(plan, repaint=plan.repaint | unknown, kept=plan.kept & ~unknown)
+        return self._stream(self._request(n, seed, label_id, settings, plan.repaint, kept), plan.paste)
 
     def schedule(self, **settings: Unpack[Settings]) -> Schedule:
         """The schedule that a call with these settings follows: the manifest's own where they say nothing."""

@@ -35,7 +35,7 @@ class Slot:
         request: whom it belongs to.
         index: its place in the request.
         seed: the request's seed plus `index`.
-        label: label id, or None for an unlabelled bundle.
+        label: label id, the null label's included, or None for an unlabelled bundle.
         codes: int32 [T].
         steps: steps taken so far.
         finished: whether the last of them was its last.

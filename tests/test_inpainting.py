@@ -10,6 +10,7 @@ from sundae_rt.errors import InputError
 from sundae_rt.inpainting import MAX_SIDE, MIN_SIDE, Plan, plan
 
 SIZE, GRID = (32, 32), (4, 4)  # cells of 8 x 8 pixels
+BIG = (128, 128), (16, 16)
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -92,13 +93,12 @@ def test_the_callers_arrays_are_left_alone() -> None:
 
 def test_the_seam_lies_inside_the_repainted_side_and_fades_out() -> None:
     image, mask = np.full((128, 128, 3), 100, np.uint8), rectangle(128, 128, 0, 68, 128, 128)
-    generated = np.full((128, 128, 3), 160, np.uint8)
-    generated[:, :32] = 40  # so that kept cells are right in the mean
-    row = np.asarray(plan(image, mask, (128, 128), (16, 16)).paste(generated))[16, :, 0].astype(int)
-    assert (row[:68] == 100).all()
+    image[:, :32] = 220  # so that in the mean nothing is wrong with kept cells
+    row = np.asarray(plan(image, mask, *BIG).paste(np.full((128, 128, 3), 160, np.uint8)))[16, :, 0].astype(int)
+    assert (row[32:68] == 100).all()
     assert row[68] - 100 <= 4  # no step at the seam, ...
-    assert (np.diff(row) >= 0).all()
-    assert np.diff(row).max() <= 15
+    assert (np.diff(row[32:]) >= 0).all()
+    assert np.diff(row[32:]).max() <= 15
     assert (row[76:] == 160).all()  # ... and the generated picture itself a few pixels in
 
 
@@ -107,13 +107,25 @@ def test_a_generated_picture_that_agrees_is_pasted_as_it_is() -> None:
     np.testing.assert_array_equal(fitted(image, mask).paste(image), image)
 
 
-def test_what_the_decoder_gets_wrong_of_kept_cells_is_taken_off_the_others_too() -> None:
+def test_what_the_decoder_gets_wrong_of_kept_cells_is_taken_off_others_of_like_colour() -> None:
     image, mask = np.full((128, 128, 3), (200, 170, 120), np.uint8), rectangle(128, 128, 32, 32, 128, 128)
     decoded = image + np.array((20, -10, 0), np.int16)
-    decoded[64:, 64:] += 15  # which is no error: it is what was painted there
-    result = np.asarray(plan(image, mask, (128, 128), (16, 16)).paste(decoded.astype(np.uint8)))
-    np.testing.assert_allclose(result[100, 100], image[0, 0] + 15.0, atol=1)
+    decoded[64:96, 64:] += 10  # which is no error: it is what was painted there
+    decoded[96:, 64:] = (20, 40, 100)  # nor is this, of which nothing like is kept
+    result = np.asarray(plan(image, mask, *BIG).paste(decoded.astype(np.uint8)))
     np.testing.assert_allclose(result[48, 48], image[0, 0], atol=1)
+    np.testing.assert_allclose(result[80, 100], image[0, 0] + 10.0, atol=1)
+    np.testing.assert_array_equal(result[112:, 72:], decoded[112:, 72:])
+
+
+def test_kept_cells_of_two_colours_each_say_what_is_wrong_of_their_own() -> None:
+    image, mask = np.full((128, 128, 3), 60, np.uint8), rectangle(128, 128, 64, 0, 128, 128)
+    image[:, 64:] = 180
+    decoded = image.astype(np.int16)
+    decoded[:, :64] += 12
+    decoded[:, 64:] -= 12
+    result = np.asarray(plan(image, mask, *BIG).paste(decoded.astype(np.uint8))).astype(int)
+    np.testing.assert_allclose(result[100, [16, 112]], image[100, [16, 112]], atol=2)
 
 
 @pytest.mark.parametrize(("cells", "share"), [(0, 0), (1, 1 / 5), (4, 1 / 2), (12, 3 / 4)])
@@ -123,6 +135,19 @@ def test_few_kept_cells_count_little(cells: int, share: float) -> None:
     image = np.full((32, 32, 3), 100, np.uint8)
     result = np.asarray(fitted(image, mask.repeat(8, 0).repeat(8, 1)).paste(np.full((32, 32, 3), 180, np.uint8)))
     assert result[31, 31, 0] == 180 - round(share * 80)
+
+
+def test_padding_says_nothing_of_the_decoder() -> None:
+    image, mask = np.full((12, 32, 3), 100, np.uint8), rectangle(12, 32, 0, 8, 12, 32)
+    fit = fitted(image, mask)
+    assert np.argwhere(fit.kept).tolist() == [[0, 0]]  # the next row of cells has 4 rows of pixels of the image
+    assert np.asarray(fit.paste(np.full((32, 32, 3), 180, np.uint8)))[4, 31, 0] == 180 - round(80 / 5)
+
+
+def test_a_scaled_picture_is_corrected_too() -> None:
+    image, mask = np.full((320, 320, 3), 100, np.uint8), rectangle(320, 320, 0, 80, 320, 320)
+    result = np.asarray(plan(image, mask, *BIG).paste(np.full((128, 128, 3), 120, np.uint8)))
+    assert result[160, 300].tolist() == [101] * 3  # 64 kept cells count 16 times as much as what is left in doubt
 
 
 def test_a_shift_towards_the_surroundings_stays_in_range() -> None:

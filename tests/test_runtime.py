@@ -17,6 +17,7 @@ from PIL import Image
 import sundae_rt
 from fakes import GRID, IMAGE, LABELS, ONE_STEP, FakeBackend, fake_runtime, grids, labelled, settle, wander
 from sundae_rt import BackendError, BundleError, InputError, QueueFullError, Runtime, SundaeError, noise
+from sundae_rt.families import settings_of
 from sundae_rt.schedule import Schedule, Settings
 
 # What it says of itself
@@ -249,7 +250,9 @@ def test_a_stream_of_inpaintings_yields_each_as_it_finishes(runtime: Runtime) ->
         assert one.image.tobytes() == other.image.tobytes()
 
 
-def test_without_a_label_what_is_kept_says_what_an_inpainted_picture_is(tmp_path: Path) -> None:
+def test_without_a_label_what_is_kept_says_what_an_inpainted_picture_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     seen: set[int] = set()
 
     def propose(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -265,8 +268,10 @@ def test_without_a_label_what_is_kept_says_what_an_inpainted_picture_is(tmp_path
     seen.clear()
     assert {sample.label for sample in runtime.inpaint(image, mask, 8, label="desert", guidance=2.0)} == {"desert"}
     assert seen == {1}
-    with pytest.raises(InputError, match=r"^guidance needs a label to follow: name one, or leave guidance out$"):
-        runtime.inpaint(image, mask, guidance=2.0)
+    assert caplog.text == ""
+    settings = settings_of("sundae", runtime.schedule(guidance=1.5))
+    assert {sample.label for sample in runtime.inpaint(image, mask, **settings)} == {None}
+    assert "a guidance of 1.5 changes nothing without a label to follow: name one" in caplog.text
 
 
 @pytest.mark.parametrize("null_label", [False, None])

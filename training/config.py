@@ -138,6 +138,17 @@ def at_least(least: int, settings: Any, *names: str) -> None:
             raise InputError(f"{name} is {getattr(settings, name)}: it must be at least {least}")
 
 
+def shares(settings: Any, *names: str) -> None:
+    """Checks fields of a dataclass that are shares.
+
+    Raises:
+        InputError: one is not from 0 to 1; it is named.
+    """
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise InputError(f"{name} is {getattr(settings, name)}: it must be a share, from 0 to 1")
+
+
 @contextmanager
 def named(where: str, place: str | None = None) -> Iterator[None]:
     """Puts ``place`` (by default ``where``) before what is refused inside without beginning with ``where``."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.argument("image", type=FILE)
 @click.argument("mask")
 @click.option("-o", "output", type=FILE, metavar="OUT", help="File to write, .png.  [IMAGE's name with -inpainted.png]")
-@sampling_options("none: what is kept says what the picture is")
+@sampling_options("none, if the bundle has a null label: what is kept says what it is")
 @engine_options
 @grid_option
 def command(image: Path, mask: str, output: Path | None, sampling: Sampling, engine: Engine, grid: Path | None) -> None:

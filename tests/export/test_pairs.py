@@ -13,6 +13,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("yaml")
 
 import sundae_rt  # noqa: E402
+from sundae_rt import inpainting  # noqa: E402
 from sundae_rt.errors import InputError  # noqa: E402
 from sundae_rt.export import bundle as writing  # noqa: E402
 from sundae_rt.export import export_checkpoint  # noqa: E402
@@ -122,9 +123,12 @@ def test_inpainting_makes_kept_cells_anew_whose_codes_the_prior_does_not_know(
     with sundae_rt.load(exported, threads=1, variant="fp32") as runtime, caplog.at_level(logging.WARNING, "sundae_rt"):
         monkeypatch.setattr(runtime, "encode", lambda images: codes)
         picture = runtime.decode(codes)[0]
+        seen: list[np.ndarray] = []
+        monkeypatch.setattr(inpainting, "corrected", lambda made, true, kept: seen.append(kept) or made)
         result = runtime.inpaint(picture, mask, steps=2)[0]
     assert result.codes.max() < 12
     known = (codes[0] < 12) & (np.arange(24).reshape(4, 6) > 0)
     np.testing.assert_array_equal(result.codes[known], codes[0][known])
+    np.testing.assert_array_equal(seen[0], known)  # what is made anew shows no error of the decoder
     np.testing.assert_array_equal(np.asarray(result.image)[mask == 0], picture[mask == 0])
     assert "7 of 23 kept cells have codes that the prior does not know (12 of 19 in the codebook)" in caplog.text

@@ -82,6 +82,16 @@ def test_the_states_are_those_of_ordinary_training():
     assert student.height.grad is not None and teacher.height.grad is None
 
 
+def test_outside_of_its_region_a_grid_keeps_its_codes_in_every_state():
+    torch.manual_seed(0)
+    (first, second), _ = objective(Sure(6, 6), Sure(7, 7), region_share=1.0)._unrolled(
+        CODES.repeat(99, 1), LABELS.repeat(99)
+    )
+    kept = second == 5
+    assert 0.3 < kept.float().mean() < 0.7 and (first == 5)[kept].all()
+    assert (first != 5)[~kept].any()
+
+
 def test_a_student_keeps_the_schedule_without_its_guidance():
     own = SundaeSchedule(20, (0.9, 0.9), "ancestral", min_steps=10, guidance=1.5, order="confidence")
     assert Distillation(teacher_guidance=1.5).schedule(own) == SundaeSchedule(
@@ -108,6 +118,7 @@ def test_label_dropout_hides_the_label_from_student_and_teacher_alike():
         ("teacher_guidance = 1", "teacher_guidance is 1, which is none"),
         ("batch_size = 0", "batch_size is 0: it must be at least 1"),
         ("unroll_steps = 0", "unroll_steps is 0: it must be at least 1"),
+        ("region_share = nan", "region_share is nan: it must be a share, from 0 to 1"),
         ("steps_of_student = 4", r"\[prior.distillation\]: unknown key 'steps_of_student'"),
     ],
 )

@@ -80,6 +80,14 @@ def test_from_unroll_start_on_it_learns_on_what_it_told_itself_with_less_noise()
     assert (second != 7).float().mean() < 0.7 * (first != 5).float().mean()
 
 
+def test_outside_of_its_region_a_grid_keeps_its_codes_in_every_step():
+    _, student = learned(unroll_steps=2, region_share=1.0)
+    (first, _), (second, _) = student.seen
+    kept = second == 5
+    assert 0.3 < kept.float().mean() < 0.7 and (first == 5)[kept].all()
+    assert (first != 5)[~kept].any()
+
+
 def test_label_dropout_hides_labels():
     _, student = learned(label_dropout=1.0)
     assert all((label == CONFIG.labels).all() for _, label in student.seen)
@@ -94,6 +102,8 @@ def test_label_dropout_hides_labels():
         ('order = "random"', "order = .random. is not"),
         ("choice_temperature = [-1.0, 0.0]", "choice_temperature must be"),
         ("batch_size = 0", "batch_size is 0: it must be at least 1"),
+        ("region_share = 1.5", "region_share is 1.5: it must be a share, from 0 to 1"),
+        ("label_dropout = -0.1", "label_dropout is -0.1: it must be a share, from 0 to 1"),
         ("proportion = [1.0, 1.0]", r"\[prior.rectification\]: unknown key 'proportion'"),
     ],
 )

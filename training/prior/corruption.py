@@ -29,14 +29,13 @@ def draw_regions(count: int, latent_grid: tuple[int, int], share: float, device:
         return torch.ones(count, latent_grid[0] * latent_grid[1], dtype=torch.bool, device=device)
     rows, columns = (_spans(count, length, device) for length in latent_grid)
     inside = (rows[:, :, None] & columns[:, None, :]).flatten(1)
-    outside, everywhere = (
-        torch.rand(2, count, 1, device=device) < torch.tensor([0.5, 1 - share], device=device)[:, None, None]
-    )
-    return (inside ^ outside) | everywhere
+    inverted = torch.rand(count, 1, device=device) < 0.5
+    everywhere = torch.rand(count, 1, device=device) >= share
+    return (inside ^ inverted) | everywhere
 
 
 def _spans(count: int, length: int, device: torch.device) -> Tensor:
-    """Spans of an axis, bool ``[count, length]``: at least one cell each, a quarter of them the whole axis."""
+    """Spans of an axis, bool ``[count, length]``: at least one cell each, about a quarter of them the whole axis."""
     middle, reach = torch.rand(2, count, 1, device=device) * length
     cells = torch.arange(length, device=device) + 0.5
     return (cells - middle).abs() <= reach.clamp(min=0.5)

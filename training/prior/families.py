@@ -40,6 +40,7 @@ class PriorTraining:
 
     def __post_init__(self) -> None:
         config.at_least(1, self, "steps", "batch_size", "save_every")
+        config.shares(self, "label_dropout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class SundaeTraining(PriorTraining):
     def __post_init__(self) -> None:
         PriorTraining.__post_init__(self)
         config.at_least(1, self, "unroll_steps")
+        config.shares(self, "region_share")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ class AbsorbingSchedule:
 class Distillation(PriorTraining):
     """A preset's ``[prior.distillation]``: how a student is trained on its teacher's guidance, ``teacher_guidance``.
 
-    ``unroll_steps``: in how many states each grid is learned. The other settings are those of ``[prior.training]``.
+    ``unroll_steps``: in how many states each grid is learned; ``region_share`` of the grids are noise in a region
+    alone. The other settings are those of ``[prior.training]``.
     """
 
     steps: int = 400
@@ -115,6 +118,7 @@ class Distillation(PriorTraining):
     def __post_init__(self) -> None:
         PriorTraining.__post_init__(self)
         config.at_least(1, self, "unroll_steps")
+        config.shares(self, "region_share")
         Schedule(guidance=self.teacher_guidance)  # the runtime's own rules
         if self.teacher_guidance == 1:
             raise InputError("teacher_guidance is 1, which is none: a student of the guidance has nothing to learn")
