@@ -7,6 +7,7 @@ from PIL import Image
 
 _LIKE = 25.0  # levels, of 255, by which colours may differ and still be alike
 _DOUBT = 4.0  # cells of the same colour and without any error that are taken for kept: one cell alone says little
+_WITNESSES = 1024  # kept cells that are asked, at most twice as many: larger grids have thousands
 _TILE = 256  # pixels that are blended at a time, each way: bounds memory, and skips what lies far from any seam
 
 
@@ -15,7 +16,8 @@ def corrected(generated: np.ndarray, seen: np.ndarray, kept: np.ndarray) -> np.n
 
     Kept cells are decoded from codes of the very picture, so there the two differ by the decoder's error alone. Each
     cell's mean colour is shifted by the mean error of kept cells, weighted by exp(-d^2 / 2 25^2) at d levels between
-    the colours that the decoder gave them; the shift runs smoothly from cell to cell.
+    the colours that the decoder gave them (of large grids, of an even choice of them); the shift runs smoothly from
+    cell to cell.
 
     Args:
         generated: uint8 [H,W,3], what the decoder made.
@@ -26,9 +28,10 @@ def corrected(generated: np.ndarray, seen: np.ndarray, kept: np.ndarray) -> np.n
         uint8 [H,W,3].
     """
     made, true = _cell_means(generated, kept.shape), _cell_means(seen, kept.shape)
-    colours, errors = made[kept], (true - made)[kept]
+    every = max(1, np.count_nonzero(kept) // _WITNESSES)
+    colours, errors = made[kept][::every], (true - made)[kept][::every]
     shifts = np.zeros((*kept.shape, 3), np.float32)
-    for row, cells in enumerate(made):  # by rows, for all pairs of a megapixel's cells need much memory
+    for row, cells in enumerate(made):  # by rows: all pairs of a large grid's cells need much memory
         apart = np.square(cells[:, None] - colours).sum(-1)
         weights = np.exp(-apart / (2 * _LIKE**2))
         shifts[row] = weights @ errors / (weights.sum(1, keepdims=True) + _DOUBT)

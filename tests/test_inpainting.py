@@ -137,6 +137,13 @@ def test_few_kept_cells_count_little(cells: int, share: float) -> None:
     assert result[31, 31, 0] == 180 - round(share * 80)
 
 
+def test_a_large_grid_is_corrected_as_a_small_one_is() -> None:
+    image, mask = np.full((512, 512, 3), 100, np.uint8), rectangle(512, 512, 0, 256, 512, 512)
+    image[::2] = 140
+    result = np.asarray(plan(image, mask, (512, 512), (128, 128)).paste(image + np.uint8(20))).astype(int)
+    assert np.abs(result - image).max() <= 1
+
+
 def test_padding_says_nothing_of_the_decoder() -> None:
     image, mask = np.full((12, 32, 3), 100, np.uint8), rectangle(12, 32, 0, 8, 12, 32)
     fit = fitted(image, mask)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakes import IMAGE, FakeBackend, write_bundle
+from fakes import IMAGE, LABELS, FakeBackend, labelled, write_bundle
 from sundae_rt import provenance
 
 HEIGHT, WIDTH = IMAGE
@@ -118,6 +118,16 @@ def test_a_file_of_a_kinds_name_is_named_with_its_folder(run: Any) -> None:
     assert provenance.read("image-inpainted.png").mask is None
     assert run("inpaint", "image.png", "grid", "--bundle", "fake").code == 0
     assert provenance.read("image-inpainted.png").mask == "grid:size=1"
+
+
+def test_a_picture_without_a_label_draws_none_where_the_bundle_has_a_null_label(run: Any) -> None:
+    for name, null_label in (("with", True), ("without", False)):
+        write_bundle(Path(name), **labelled(null_label=null_label))
+        run("inpaint", "image.png", "image-mask.png", "--bundle", f"./{name}", "-o", f"{name}.png")
+    assert provenance.read(Path("with.png")).label is None
+    assert provenance.read(Path("without.png")).label in LABELS
+    for command, default in (("inpaint", "none, if the bundle has a null label"), ("generate", "drawn for each")):
+        assert f"Label of all images. [{default}" in " ".join(" ".join(run(command, "--help").out).split())
 
 
 def test_a_contact_sheet_shows_all(run: Any) -> None:
