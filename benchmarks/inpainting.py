@@ -81,13 +81,10 @@ class Pictures:
         """As many of a folder, in a fixed random order.
 
         Raises:
-            InputError: it holds no pictures.
-            click.ClickException: it holds too few.
+            InputError: it holds too few.
         """
         images = ImageFolder(folder, side)
-        if len(images) < count:
-            raise click.ClickException(f"{folder} holds {len(images)} pictures: --count {count} needs as many")
-        chosen = [int(index) for index in np.random.default_rng(0).permutation(len(images))[:count]]
+        chosen = images.chosen(count)
         labels = [images.labels[images.label_ids[index]] if images.labels else None for index in chosen]
         return cls([images[index].numpy() for index in chosen], labels)
 
@@ -150,13 +147,8 @@ def _fit(
     """How far the mean colour under the masks is off, and how much contrast there is of what there was."""
     inside, before = ([picture[mask] for picture, mask in zip(side, masks, strict=True)] for side in (made, originals))
     off = [np.abs(new.mean(0) - old.mean(0)).mean() for new, old in zip(inside, before, strict=True)]
-    contrast = np.median(_contrasts(inside)) / np.median(_contrasts(before))
+    contrast = np.median(contrasts(inside)) / np.median(contrasts(before))
     return round(float(np.mean(off)), 1), round(float(contrast), 2)
-
-
-def _contrasts(pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Of the pixels of each picture, uint8 [P, 3]."""
-    return np.concatenate([contrasts(chosen[None, None]) for chosen in pixels])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ A Fréchet distance compares sets of pictures through a network that knows littl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,8 +15,8 @@ _REDDEST = 0.99  # of a picture's pixels, how many are less red than what it is 
 _REAL = 0.999  # of the real pictures, how many do not glow
 
 
-def contrasts(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Standard deviation of luminance within each picture, 0 to 127.5: float32 [N] of uint8 [N, H, W, 3]."""
+def contrasts(pictures: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Standard deviation of luminance within each of N pictures or parts, uint8 [..., 3]: float32 [N], 0 to 127.5."""
     return np.array([(picture @ _LUMINANCE).std() for picture in pictures], np.float32)
 
 

@@ -138,12 +138,10 @@ def plan(
     hidden = _touched(np.pad(inside, beyond, mode="reflect"), image_size)
     seen = Image.fromarray(np.pad(colours, (*beyond, (0, 0)), mode="reflect"))
     reduced = np.asarray(seen.resize((image_size[1], image_size[0]), Image.Resampling.BOX))
-    repaint = _touched(np.pad(inside, beyond), latent_grid)
-    padded = _touched(np.pad(np.zeros_like(inside), beyond, constant_values=True), latent_grid)
     return Plan(
         model_input=_filled(reduced, hidden),
-        repaint=repaint,
-        kept=~(repaint | padded),
+        repaint=_touched(np.pad(inside, beyond), latent_grid),
+        kept=~_touched(np.pad(inside, beyond, constant_values=True), latent_grid),
         notes=(*notes, *_window_notes(window, picture.size, image_size)),
         pixels=pixels,
         mask=selected,

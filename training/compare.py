@@ -18,7 +18,7 @@ import click
 import numpy as np
 
 import sundae_rt
-from sundae_rt.errors import BundleError, InputError, SundaeError
+from sundae_rt.errors import BundleError, SundaeError
 from sundae_rt.files import replacing
 from sundae_rt.manifest import Manifest
 from sundae_rt.schedule import MAX_STEPS
@@ -70,11 +70,8 @@ def measure(bundle: Path, variant: str, data: Path, count: int, steps: int) -> d
     """
     manifest = Manifest.from_json((bundle / "manifest.json").read_bytes())
     images = ImageFolder(data, image_side(manifest))
-    if len(images) < count:
-        raise InputError(f"{data} holds {len(images)} pictures: --count {count} needs as many")
-    network = efficientnet_lite0()
-    chosen = np.random.default_rng(0).permutation(len(images))[:count]
-    real = features_of(network, batched(images[int(index)].numpy() for index in chosen))
+    chosen, network = images.chosen(count), efficientnet_lite0()
+    real = features_of(network, batched(images[index].numpy() for index in chosen))
 
     # One backend for all of them: what is judged is the variant, and auto might take another for each.
     with sundae_rt.load(bundle, variant=variant) as judged:

@@ -61,6 +61,16 @@ class ImageFolder(Dataset[Tensor]):
             pixels = pixels.flip(1)
         return pixels.rot90(turn // 2, (0, 1)).contiguous()
 
+    def chosen(self, count: int) -> list[int]:
+        """The indices of ``count`` different images, at random but always the same ones.
+
+        Raises:
+            InputError: it holds fewer.
+        """
+        if len(self) < count:
+            raise InputError(f"{self.folder} holds {len(self)} pictures: --count {count} needs as many")
+        return [int(index) for index in np.random.default_rng(0).permutation(len(self))[:count]]
+
     def fingerprint(self) -> str:
         """A hash of the names and lengths of all files, the same wherever the folder lies."""
         digest = hashlib.sha256()

@@ -51,14 +51,14 @@ class DistillationLoss(nn.Module):
         """N states ``[B, T]``, of noise on real codes and of what the teacher makes of it, and its steps from there."""
         sizes, count = self.prior.config, len(codes)
         region = draw_regions(count, sizes.latent_grid, self.how.region_share, codes.device)
-        noisy = corrupt(codes, torch.rand(count, device=codes.device), sizes.vocabulary)
-        state = torch.where(region, noisy, codes)
+        state = corrupt(codes, torch.rand(count, device=codes.device), sizes.vocabulary)
         states, targets = [], []
         for _ in range(self.how.unroll_steps):
+            state = torch.where(region, state, codes)
             logits = self._guided(state, labels).float()
             states.append(state)
             targets.append(logits.softmax(-1))
-            state = torch.where(region, sample_codes(logits), codes)
+            state = sample_codes(logits)
         return states, torch.cat(targets)
 
     def _guided(self, codes: Tensor, labels: Tensor | None) -> Tensor:

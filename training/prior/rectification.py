@@ -50,8 +50,8 @@ class RectificationLoss(nn.Module):
         def with_less_noise(logits: Tensor) -> Tensor:
             nonlocal rates
             rates = rates * torch.rand(count, device=codes.device)
-            return torch.where(region, replace_by(noise, sample_codes(logits), rates), codes)
+            return replace_by(noise, sample_codes(logits), rates)
 
-        state = torch.where(region, replace_by(noise, codes, rates), codes)
+        state = replace_by(noise, codes, rates)
         unroll_steps = how.unroll_steps if step >= how.unroll_start else 1
-        return unrolled_loss(self.prior, state, codes, hidden, unroll_steps, with_less_noise)
+        return unrolled_loss(self.prior, state, codes, hidden, unroll_steps, with_less_noise, region)

@@ -24,15 +24,17 @@ def unrolled_loss(
     labels: Tensor | None,
     unroll_steps: int,
     next_state: Callable[[Tensor], Tensor],
+    region: Tensor,
 ) -> DenoisingLoss:
     """The mean cross-entropy of ``codes [B, T]`` over k steps from a state (section 3.2), and the first one's accuracy.
 
     ``next_state``: from a step's logits ``[B, T, V]``, without gradient, to the state of the step after it, ``[B, T]``.
+    ``region``: bool ``[B, T]``; outside of it every state has the codes themselves.
     """
     losses: list[Tensor] = []
     accuracy = codes.new_zeros((), dtype=torch.float32)
     for unrolled in range(unroll_steps):
-        logits = prior(state, labels)
+        logits = prior(torch.where(region, state, codes), labels)
         losses.append(functional.cross_entropy(logits.float().flatten(0, 1), codes.flatten()))
         if unrolled == 0:
             accuracy = (logits.detach().argmax(-1) == codes).float().mean()
@@ -77,12 +79,7 @@ class SundaeLoss(nn.Module):
         labels = drop_labels(labels, self.label_dropout, sizes.labels)
         region = draw_regions(count, sizes.latent_grid, self.region_share, codes.device)
         noisy = corrupt(codes, torch.rand(count, device=codes.device), sizes.vocabulary)
-
-        def sampled(logits: Tensor) -> Tensor:
-            return torch.where(region, sample_codes(logits), codes)
-
-        state = torch.where(region, noisy, codes)
-        return unrolled_loss(self.prior, state, codes, labels, unroll_steps, sampled)
+        return unrolled_loss(self.prior, noisy, codes, labels, unroll_steps, sample_codes, region)
 
 
 @torch.no_grad()
