@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from sundae_rt.errors import BundleError, shown
+from sundae_rt.errors import BundleError, InputError, shown
 
 DEFAULT: Final = "earth"
 
@@ -17,7 +17,10 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
 
     Raises:
         BundleError: it is neither; the message lists the names that ship.
+        InputError: it is empty, or no path at all.
     """
+    if not isinstance(name_or_path, str | os.PathLike) or name_or_path == "":
+        raise InputError(f"a bundle is a name or a path, not {shown(name_or_path)}")
     bundles = shipped()
     if isinstance(name_or_path, str) and name_or_path in bundles:
         return bundles[name_or_path]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sundae_rt.errors import InputError, shown
 from sundae_rt.manifest import Manifest
-from sundae_rt.validation import real, real_array, whole
+from sundae_rt.validation import FLOAT32_MAX, real, real_array, whole
 
 Label = str | int | None
 
@@ -77,19 +77,19 @@ class Conditioning:
         raise InputError(f"guidance must be left out: the bundle {self._manifest.name!r} {reason}")
 
 
-def per_image(name: str, value: object, count: int) -> NDArray[np.float32]:
-    """One number for all images or one for each, finite and >= 0, as float32 [N].
+def per_image(name: str, value: object, count: int, high: float = FLOAT32_MAX) -> NDArray[np.float32]:
+    """One number for all images or one for each, from 0 to `high`, as float32 [N].
 
     Raises:
         InputError: another count, or a number out of range.
     """
     if _is_one_each(value):
-        return real_array(name, value, (count,), 0.0)
-    return np.full(count, real(name, value, 0.0), np.float32)
+        return real_array(name, value, (count,), 0.0, high)
+    return np.full(count, real(name, value, 0.0, high), np.float32)
 
 
 def _is_one_each(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether it is several values, one for each image, and not one for all."""
     if isinstance(value, np.ndarray):
         return value.ndim > 0
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)

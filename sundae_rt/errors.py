@@ -34,7 +34,10 @@ class QueueFullError(SundaeError):
 
 def shown(value: object) -> str:
     """The value as an error's message quotes it: one line, and not a long one."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a number of too many digits, or whatever a foreign class may raise
+        text = f"a value of the type {type(value).__name__} that cannot be printed"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

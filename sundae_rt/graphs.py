@@ -4,8 +4,8 @@ import logging
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -16,8 +16,10 @@ from sundae_rt.backends.origin import Origin
 from sundae_rt.backends.source import SMALL, GraphSource
 from sundae_rt.bundle import Bundle
 from sundae_rt.choice import Variant, choose_variant, main_graph, missing
-from sundae_rt.errors import BackendError, BundleError, SundaeError
+from sundae_rt.errors import BundleError, SundaeError
 from sundae_rt.manifest import Manifest
+from sundae_rt.parallel import all_at_once
+from sundae_rt.process import Process
 
 _log = logging.getLogger("sundae_rt")
 
@@ -64,7 +66,9 @@ class Graphs:
         self._outputs = _output_shapes(bundle.manifest)
         self._loaded: dict[str, Graph] = {}
         self._closed = False
-        self._lock = threading.Lock()  # of the two above
+        self._users: list[int] = []  # threads that load or run a graph, each as often as it does
+        self._lock = threading.Condition()  # of the three above
+        self._process = Process()
         self._loading = {graph: threading.Lock() for graph in manifest.graphs}
 
     def require(self, *names: str) -> None:
@@ -73,7 +77,9 @@ class Graphs:
         Raises:
             BundleError: the bundle lacks one, its file is damaged, or it does not fit the manifest.
             BackendError: the backend cannot load one.
+            SundaeError: they are closed, or were opened in another process.
         """
+        self._process.check()
         for name in names:
             self._bundle.variants(name)  # says what is missing, before any is loaded
         if all(name in self._loaded for name in names):
@@ -82,13 +88,9 @@ class Graphs:
         is_large = any(self._bundle.size(name, self._variants[name].source) > SMALL for name in names)
         if is_large or not all(self._backend.is_built(self._origin(name)) for name in names):
             for name in names:
-                self._graph(name)
+                self._load(name)
             return
-        try:
-            with ThreadPoolExecutor(len(names)) as threads:
-                list(threads.map(self._graph, names))  # raises what the first that failed raised
-        except RuntimeError as error:
-            raise BackendError(f"cannot load {' and '.join(names)} at once: {error}") from error
+        all_at_once([partial(self._load, name) for name in names])
 
     def run(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run a graph on arrays whose first axis is the batch, as one batch.
@@ -97,7 +99,8 @@ class Graphs:
             BundleError: as `require`; or the graph's outputs are not what the manifest lets one expect.
             BackendError: as `require`; or running it failed.
         """
-        outputs = self._checked(name, self._graph(name), inputs)
+        with self._used(name) as graph:
+            outputs = self._checked(name, graph, inputs)
         if name == "encoder" and (largest := int(outputs["codes"].max())) >= self._bundle.manifest.image_codes:
             known = self._bundle.manifest.image_codes
             raise self._misfit(f"encoder finds the code {largest}", f"has a codebook of {known}")
@@ -118,9 +121,9 @@ class Graphs:
         Raises:
             BundleError, BackendError: as `run`.
         """
-        graph = self._graph("denoiser")
-        assert isinstance(graph, UnrollingGraph), "its backend unrolls"
-        proposals = graph.unroll(inputs, each, carry=("codes", "new_codes"), keep="proposal")
+        with self._used("denoiser") as graph:
+            assert isinstance(graph, UnrollingGraph), "its backend unrolls"
+            proposals = graph.unroll(inputs, each, carry=("codes", "new_codes"), keep="proposal")
         if proposals.shape != each["uniform"].shape or proposals.dtype != np.int32:
             told = f"{proposals.dtype} {list(proposals.shape)}"
             raise self._misfit(f"denoiser proposes {told}", f"means int32 {list(each['uniform'].shape)}")
@@ -136,26 +139,40 @@ class Graphs:
         return {key: np.concatenate([part[key] for part in parts]) for key in self._outputs[name]}
 
     def close(self) -> None:
-        """Let go of every graph; one that is running is freed when it ends."""
+        """Let go of every graph, once what other threads load and run has ended; from now on they are refused."""
+        if not self._process.is_this:  # nothing runs here, and whoever held the lock is not here to give it back
+            return
         with self._lock:
             self._closed = True
+            # A signal's handler may close what its own thread was in the middle of, which waits for the handler.
+            self._lock.wait_for(lambda: all(user == threading.get_ident() for user in self._users))
             self._loaded.clear()
 
-    def _graph(self, name: str) -> Graph:
+    @contextmanager
+    def _used(self, name: str) -> Iterator[Graph]:
+        """A graph, which is loaded unless it is; `close` waits for the end of the context."""
+        self._process.check()
         self._bundle.variants(name)  # says what is missing
-        with self._loading[name]:
+        with self._lock:
+            if self._closed:
+                raise SundaeError("the runtime is closed")
+            self._users.append(threading.get_ident())
+        try:
+            with self._loading[name]:
+                if name not in self._loaded:
+                    self._loaded[name] = self._opened(name)
+                graph = self._loaded[name]
+            yield graph
+        finally:
             with self._lock:
-                if self._closed:
-                    raise SundaeError("the runtime is closed")
-                if name in self._loaded:
-                    return self._loaded[name]
-            graph = self._load(name)
-            with self._lock:
-                if not self._closed:
-                    self._loaded[name] = graph
-            return graph
+                self._users.remove(threading.get_ident())
+                self._lock.notify_all()
 
-    def _load(self, name: str) -> Graph:
+    def _load(self, name: str) -> None:
+        with self._used(name):
+            pass
+
+    def _opened(self, name: str) -> Graph:
         with graph_source(self._bundle, name, self._variants[name]) as source:
             graph = self._backend.load(source)
         self._check_inputs(name, graph)

@@ -128,8 +128,7 @@ def plan(
     """
     picture = as_rgb(image)
     pixels = np.asarray(picture)
-    if pixels.shape[:2] != image_size:
-        _check_sides(picture.width, picture.height)
+    check_sides((picture.height, picture.width), image_size)
     selected, notes = _fitted_mask(mask, pixels.shape[:2])
     window = choose_window(selected, image_size)
     colours, inside = window.cut(pixels[..., :3]), window.cut(selected)
@@ -150,8 +149,14 @@ def plan(
     )
 
 
-def _check_sides(width: int, height: int) -> None:
-    if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
+def check_sides(size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Refuse a picture of a size (H, W) that is not the bundle's own and cannot be fitted to it.
+
+    Raises:
+        InputError: a side is too short or too long.
+    """
+    if size != image_size and not MIN_SIDE <= min(size) <= max(size) <= MAX_SIDE:
+        height, width = size
         raise InputError(f"the image has {width}x{height} pixels: each side must have from {MIN_SIDE} to {MAX_SIDE}")
 
 

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, shown
 
 MAX_SEED: Final = 2**64 - 1
 
@@ -46,7 +46,7 @@ def seeds(first: int, n: int) -> range:
         InputError: one would pass `MAX_SEED`.
     """
     if first + n - 1 > MAX_SEED:
-        raise InputError(f"seed + n - 1 must be at most 2**64 - 1; seed is {first} and n is {n}")
+        raise InputError(f"seed + n - 1 must be at most 2**64 - 1; seed is {first} and n is {shown(n)}")
     return range(first, first + n)
 
 

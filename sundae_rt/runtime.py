@@ -1,8 +1,10 @@
 """The runtime: a bundle on a backend, ready to generate, inpaint, encode and decode."""
 
+import atexit
 import logging
 import math
 import os
+import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -23,7 +25,7 @@ from sundae_rt.families import FAMILIES
 from sundae_rt.graphs import Graphs
 from sundae_rt.images import as_rgb
 from sundae_rt.sampler import Model, Pool, Request
-from sundae_rt.schedule import Schedule, Settings
+from sundae_rt.schedule import MAX_GUIDANCE, Schedule, Settings
 from sundae_rt.validation import bool_array, real_array, whole, whole_array
 
 Codes = NDArray[np.int32]
@@ -92,7 +94,8 @@ class Runtime:
     """A bundle on a backend. Thread-safe, and a context manager that closes it; made by `load`.
 
     Every method raises `BundleError` if the bundle lacks a graph that it needs or the graph's file is damaged,
-    `BackendError` if running it fails, `InputError` if an argument is out of range, and `SundaeError` after `close`.
+    `BackendError` if running it fails, and `InputError` if an argument is out of range. What runs a graph raises
+    `SundaeError` after `close`, and in a process that was forked since: there a runtime is loaded anew.
 
     Attributes:
         manifest: what the bundle is: `.image_size` (H, W), `.latent_grid` (h, w), `.vocabulary`, `.labels`, ...
@@ -124,6 +127,7 @@ class Runtime:
             batch_size=whole("batch_size", batch_size, 1, 2**16),
             max_waiting=whole("max_waiting", max_waiting, 1),
         )
+        _open.add(self)
 
     def generate(self, n: int = 1, *, seed: int = 0, label: Label = None, **settings: Unpack[Settings]) -> list[Sample]:
         """Generate `n` images, in order of index.
@@ -144,8 +148,8 @@ class Runtime:
     ) -> Generator[Sample, None, None]:
         """Generate as `generate` does, yielding each image as it finishes.
 
-        Arguments are checked at once; the images are queued when the first is asked for. Closing the generator cancels
-        what is not finished.
+        Arguments are checked at once; the images are queued when the first is asked for. Closing the generator, by the
+        thread that iterates, cancels what is not finished.
         """
         everywhere = np.ones(self.manifest.latent_grid, np.bool_)
         label_id = None if label is None else self._conditioning.label_id(label)
@@ -193,6 +197,7 @@ class Runtime:
         self._graphs.require("encoder")
         picture = as_rgb(image)
         bundle = self.manifest.image_size or (0, 0), self.manifest.latent_grid
+        inpainting.check_sides((picture.height, picture.width), bundle[0])
         return masks.draw(kind, (picture.height, picture.width), *bundle, share=share, size=size, seed=seed)
 
     def plan_inpainting(self, image: Image.Image | NDArray[Any], mask: Image.Image | NDArray[Any]) -> inpainting.Plan:
@@ -226,7 +231,9 @@ class Runtime:
         """The schedule that a call with these settings follows: the manifest's own where they say nothing."""
         known = self._family.settings
         for name, value in settings.items():
-            if value is not None and name in Schedule.__dataclass_fields__ and name not in known:
+            if name not in Schedule.__dataclass_fields__:
+                raise TypeError(f"there is no setting {name}: the bundle knows {', '.join(known)}")  # as Python says it
+            if value is not None and name not in known:
                 raise InputError(
                     f"{name} must be left out: the bundle {self.manifest.name!r} is of the family "
                     f"{self.manifest.family}, whose settings are {', '.join(known)}"
@@ -267,7 +274,7 @@ class Runtime:
             uniform: float [N,h,w] in [0, 1], picks each new code from the cumulated probabilities.
             update: bool [N,h,w], where a new code is written.
             label: a name or id, or N of them; needed if, and only if, the bundle has labels.
-            guidance: >= 0, one for all or [N]; None takes the manifest's.
+            guidance: from 0 to 1e6, one for all or [N]; None takes the manifest's.
 
         Returns:
             codes int32 [N,h,w] (the proposal where `update`, else as they came), proposal int32 [N,h,w], and
@@ -280,7 +287,7 @@ class Runtime:
             self._conditioning.check_guidance(guidance)
         if conditioning:
             strength = self.manifest.default_schedule.guidance if guidance is None else guidance
-            conditioning["guidance"] = per_image("guidance", strength, count)
+            conditioning["guidance"] = per_image("guidance", strength, count, MAX_GUIDANCE)
         outputs = self._graphs.run(
             "denoiser",
             {
@@ -309,7 +316,7 @@ class Runtime:
         return logits.reshape(len(flat), *self.manifest.latent_grid, -1)
 
     def close(self) -> None:
-        """End what is under way, with an error to whoever waits for it, and let the graphs go."""
+        """End what is under way, with an error to whoever waits for it, and let the graphs go once none is running."""
         self._pool.close()
         self._graphs.close()
 
@@ -382,6 +389,16 @@ class Runtime:
         """Checked codes, 0 .. count - 1, as int32 [N,T]."""
         grid = whole_array("codes", codes, (None, *self.manifest.latent_grid), 0, count - 1)
         return grid.reshape(len(grid), -1)
+
+
+_open: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Let no thread be inside a backend's native code while the interpreter goes down."""
+    for runtime in list(_open):
+        runtime.close()
 
 
 def image_batch(size: tuple[int, int] | None) -> int:

@@ -9,9 +9,7 @@ All noise comes from a slot's own seed and step (`sundae_rt.noise`), so an image
 it: not on the batch, the order, or who else asks.
 """
 
-import atexit
 import threading
-import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from sundae_rt import noise, unrolling
 from sundae_rt.errors import BackendError, QueueFullError, SundaeError
 from sundae_rt.families import Family, Step
+from sundae_rt.process import Process
 from sundae_rt.schedule import Schedule
 
 _MAX_READY = 16  # decoded images that may wait for one slow caller, roughly; the others stay codes until it takes some
@@ -121,7 +120,7 @@ class Pool:
         self._sampler: threading.Thread | None = None
         self._decoder: threading.Thread | None = None
         self._closed = False
-        _pools.add(self)
+        self._process = Process()
 
     def stream(self, request: Request) -> Generator[tuple[Slot, NDArray[np.uint8]], None, None]:
         """Queue a request and yield its images as they finish: the slot, and its pixels, uint8 [H,W,3].
@@ -130,12 +129,13 @@ class Pool:
 
         Raises:
             QueueFullError: more than `max_waiting` images would wait.
-            SundaeError: the pool is closed, or was closed meanwhile.
+            SundaeError: the pool is closed, or was closed meanwhile; or the process was forked since it was made.
             BackendError: a worker failed. Every request that was under way is told; the pool goes on.
         """
         try:
             self._submit(request)
             for _ in range(request.count):
+                self._process.check()
                 result = request.results.get()
                 if isinstance(result, BaseException):
                     raise _for_caller(result) from result
@@ -146,6 +146,8 @@ class Pool:
 
     def close(self) -> None:
         """End every request with an error, and both threads; waits for the step that is under way."""
+        if not self._process.is_this:  # it has neither
+            return
         with self._lock:
             self._closed = True
             threads = [thread for thread in (self._sampler, self._decoder) if thread is not None]
@@ -154,6 +156,7 @@ class Pool:
             thread.join()
 
     def _submit(self, request: Request) -> None:
+        self._process.check()
         with self._lock:
             if self._closed:
                 raise SundaeError("the runtime is closed")
@@ -313,13 +316,3 @@ def _for_caller(error: BaseException) -> SundaeError:
     if isinstance(error, SundaeError):
         return type(error)(*error.args)
     return BackendError(f"sampling failed: {type(error).__name__}: {' '.join(str(error).split())}")
-
-
-_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    """Let no thread be inside a backend's native code while the interpreter goes down."""
-    for pool in list(_pools):
-        pool.close()

@@ -10,6 +10,9 @@ from sundae_rt.validation import one_of, real, real_pair, whole
 MAX_STEPS: Final = 2**16
 """The most steps of a schedule: a mistyped number, or one in somebody's file, must not run for ever."""
 
+MAX_GUIDANCE: Final = 1e6
+"""The strongest guidance: far beyond any use, and far from where logits cease to be finite."""
+
 Stop = Literal["proposal", "published"]
 """What an image is judged on that may stop by itself: the model's whole proposal, or what was written of it."""
 
@@ -52,7 +55,7 @@ class Schedule:
         min_steps: how long an image goes on at least. With stop "proposal" it may stop once it has taken so many steps,
             1 .. steps. With stop "published" it is the published setting, 0 .. steps: an image may stop after step n,
             counted from 0, where n >= min_steps, hence once it has taken one step more.
-        guidance: strength of classifier-free guidance, finite and >= 0; 1 is off.
+        guidance: strength of classifier-free guidance, 0 .. `MAX_GUIDANCE`; 1 is off.
         stop: "proposal": an image stops when the model proposes no change at any editable position. "published": when
             a step changed nothing, as in the published code; with small proportions that stops unfinished images.
         order: "uniform": a step writes each editable position by chance. "confidence": those whose codes the model is
@@ -82,7 +85,7 @@ class Schedule:
         put(self, "stop", one_of("stop", self.stop, get_args(Stop)))
         put(self, "order", one_of("order", self.order, get_args(Order)))
         put(self, "min_steps", whole("min_steps", self.min_steps, _fewest(self.stop), MAX_STEPS))
-        put(self, "guidance", real("guidance", self.guidance, 0.0))
+        put(self, "guidance", real("guidance", self.guidance, 0.0, MAX_GUIDANCE))
         put(self, "choice_temperature", real_pair("choice_temperature", self.choice_temperature, 0.0))
         if self.min_steps > self.steps:
             raise InputError(f"min_steps must be at most steps ({self.steps}), not {self.min_steps}")
@@ -166,4 +169,4 @@ def _proportion(value: object) -> tuple[float, float] | Ancestral:
 
 def _fewest(stop: Stop) -> int:
     """The smallest `min_steps`: the published rule counts steps from 0."""
-    return 0 if stop == "published" else 1
+    return 0 if isinstance(stop, str) and stop == "published" else 1

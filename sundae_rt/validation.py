@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sundae_rt.errors import InputError, shown
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Choice = TypeVar("Choice")
 
@@ -30,7 +30,7 @@ def whole(name: str, value: object, low: int, high: int | None = None) -> int:
     raise InputError(f"{name} must be a whole number {bounds}, not {shown(value)}")
 
 
-def real(name: str, value: object, low: float, high: float = _FLOAT32_MAX, *, above_low: bool = False) -> float:
+def real(name: str, value: object, low: float, high: float = FLOAT32_MAX, *, above_low: bool = False) -> float:
     """Return `value` as a float if it is a number in [low, high], or in (low, high] if `above_low`."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         try:
@@ -40,18 +40,18 @@ def real(name: str, value: object, low: float, high: float = _FLOAT32_MAX, *, ab
         if low <= number <= high and not (above_low and number == low):
             return number
     start = f"above {low:g}" if above_low else f"of at least {low:g}"
-    end = "" if high == _FLOAT32_MAX else f" and at most {high:g}"
+    end = "" if high == FLOAT32_MAX else f" and at most {high:g}"
     raise InputError(f"{name} must be a finite number {start}{end}, not {shown(value)}")
 
 
 def real_pair(
-    name: str, value: object, low: float, high: float = _FLOAT32_MAX, *, above_low: bool = False
+    name: str, value: object, low: float, high: float = FLOAT32_MAX, *, above_low: bool = False
 ) -> tuple[float, float]:
     """Return `value`, one number or a pair of them (start, end), as a pair of floats, each checked as by `real`."""
     if isinstance(value, numbers.Real):
         number = real(name, value, low, high, above_low=above_low)
         return number, number
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) == 2:
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray) and len(value) == 2:
         start, end = (real(name, part, low, high, above_low=above_low) for part in value)
         return start, end
     raise InputError(f"{name} must be a number or a pair of numbers (start, end), not {shown(value)}")
@@ -82,10 +82,10 @@ def whole_array(
 
 
 def real_array(
-    name: str, value: object, shape: Sequence[int | None], low: float, high: float = _FLOAT32_MAX
+    name: str, value: object, shape: Sequence[int | None], low: float, high: float = FLOAT32_MAX
 ) -> NDArray[np.float32]:
     """Return `value` as float32 if it is an array of numbers in [low, high] of this shape (None: any size but 0)."""
-    array = _shaped(name, value, shape, "iuf", "numbers")
+    array = _shaped(name, value, shape, "iuf", "numbers").astype(np.float64)  # half floats know no such bounds
     inside = (array >= low) & (array <= high)  # false for NaN
     if not inside.all():
         raise InputError(f"{name} must lie from {low:g} to {high:g}, not {array[~inside][0]}")

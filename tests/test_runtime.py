@@ -118,6 +118,10 @@ def test_labels_without_weights_are_equally_likely(tmp_path: Path) -> None:
         ({"stop": True}, "stop must be one of"),
         ({"order": ["uniform"]}, "order must be one of uniform, confidence, not"),
         ({"min_steps": 0}, "min_steps must be a whole number from 1 to 65536, not 0"),
+        ({"n": -(10**5000)}, "n must be .*, not a value of the type int that cannot be printed$"),
+        ({"n": 10**5000}, "seed .* and n is a value of the type int that cannot be printed$"),
+        ({"temperature": bytearray(b"11")}, "temperature must be a number or a pair of numbers"),
+        ({"stop": np.array([0.5, 0.5])}, "stop must be one of proposal, published, not array"),
     ],
 )
 def test_a_bad_argument_is_named_at_once(runtime: Runtime, arguments: dict[str, Any], message: str) -> None:
@@ -130,6 +134,7 @@ def test_a_bad_argument_is_named_at_once(runtime: Runtime, arguments: dict[str, 
     [
         ("ocean", "label must be one of coast, desert, ice, not 'ocean'"),
         (3, "label must be a whole number from 0 to 2"),
+        (b"ice", "label must be a whole number from 0 to 2, not b'ice'"),
     ],
 )
 def test_an_unknown_label_is_named(with_labels: Runtime, label: Any, message: str) -> None:
@@ -149,7 +154,7 @@ def test_guidance_without_a_null_label_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_setting_is_a_type_error(runtime: Runtime) -> None:
-    with pytest.raises(TypeError, match=r"temprature"):
+    with pytest.raises(TypeError, match=r"^there is no setting temprature: the bundle knows steps, temperature, "):
         runtime.generate(temprature=1.0)
 
 
@@ -225,6 +230,9 @@ def test_a_mask_of_the_papers_kinds_is_drawn_for_the_image(runtime: Runtime) -> 
     assert mask.text == "random-blocks:share=0.25,size=1,seed=3"
     assert np.array_equal(runtime.plan_inpainting(image, mask.pixels).repaint, mask.cells)
     assert len(runtime.inpaint(image, mask.pixels, 2)) == 2
+    for shape in ((0, 8), (7, 100), (9000, 8)):
+        with pytest.raises(InputError, match=r"each side must have from 8 to 8192"):
+            runtime.draw_mask(np.zeros((*shape, 3), np.uint8), "block")
 
 
 def test_inpainting_keeps_codes_and_pixels(runtime: Runtime) -> None:
@@ -371,6 +379,9 @@ def test_load_refuses_what_is_out_of_range(tmp_path: Path) -> None:
         sundae_rt.load(tmp_path, backend="gpu")
     with pytest.raises(BundleError, match=r"no bundle 'nowhere'"):
         sundae_rt.load("nowhere")
+    for bundle in ("", None, 1, b"earth", []):
+        with pytest.raises(InputError, match=r"^a bundle is a name or a path, not "):
+            sundae_rt.load(bundle)
 
 
 def test_auto_says_what_it_picked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

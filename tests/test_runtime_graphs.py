@@ -127,6 +127,7 @@ def test_logits(runtime: Runtime) -> None:
         ({"codes": [[1, 2], [3]]}, "codes must be an array"),
         ({"temperature": -1.0}, "temperature must be a finite number of at least 0"),
         ({"temperature": [1.0, float("nan")]}, "temperature must lie from 0 to .*, not nan"),
+        ({"temperature": np.array([1, np.inf], np.float16)}, "temperature must lie from 0 to .*, not inf"),
         ({"temperature": [[1.0], [1.0, 2.0]]}, "temperature must be an array"),
         ({"temperature": np.array(1.0)}, "temperature must be a finite number"),
         ({"temperature": "1"}, "temperature must be a finite number"),
@@ -151,7 +152,10 @@ def test_denoise_names_a_bad_argument(runtime: Runtime, changes: dict[str, Any],
         ({}, "label must be given: one of coast, desert, ice"),
         ({"label": ["ice"]}, "label must be one, or one for each of 2 rows, not 1"),
         ({"label": ["ice", "ocean"]}, "label must be one of coast, desert, ice, not 'ocean'"),
+        ({"label": b"\0\1"}, "label must be a whole number from 0 to 2, not b"),
         ({"label": "ice", "guidance": [1.0]}, r"guidance must be an array of numbers of shape \[2\]"),
+        ({"label": "ice", "guidance": 3e38}, "guidance must be a finite number of at least 0 and at most 1e\\+06"),
+        ({"label": "ice", "guidance": [1.0, 3e38]}, "guidance must lie from 0 to 1e\\+06, not 3e"),
     ],
 )
 def test_denoise_names_a_bad_label(with_labels: Runtime, changes: dict[str, Any], message: str) -> None:
