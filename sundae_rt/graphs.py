@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from sundae_rt.backends import Backend, Graph, UnrollingGraph
 from sundae_rt.backends.origin import Origin
-from sundae_rt.backends.source import SMALL, GraphSource
+from sundae_rt.backends.source import SMALL, GraphSource, weight_files
 from sundae_rt.bundle import Bundle
 from sundae_rt.choice import Variant, choose_variant, main_graph, missing
-from sundae_rt.errors import BundleError, SundaeError
+from sundae_rt.errors import BundleError, SundaeError, shown
 from sundae_rt.manifest import Manifest
 from sundae_rt.parallel import all_at_once
 from sundae_rt.process import Process
@@ -33,10 +33,15 @@ def graph_source(bundle: Bundle, name: str, variant: Variant) -> Iterator[GraphS
     """A graph of a bundle in a variant, for a backend to load within the context.
 
     Raises:
-        BundleError: a file that is missing, unreadable or altered.
+        BundleError: a file that is missing, unreadable or altered, or of which the manifest does not know.
     """
     with bundle.weights(name, variant.source) as folder:
         model, origin = bundle.read(name, variant.source), bundle.origin(name, variant.source)
+        data = bundle.manifest.graphs[name][variant.source].data
+        for stray in weight_files(model) - ({data.file} if data else set()):
+            raise BundleError(
+                f"{bundle.path}: {name} has weights in {shown(stray)}, which its manifest does not name: export it"
+            )
         pixels = math.prod(bundle.manifest.image_size or ()) if name in ("decoder", "encoder") else 0
         yield GraphSource(model, f"{name} ({variant.name})", folder, variant.derived, origin, pixels)
 

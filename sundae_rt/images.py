@@ -13,12 +13,15 @@
 | over `MAX_PIXELS`, damaged, truncated, no image         | refused                                                   |
 """
 
+import hashlib
+import io
 import os
 import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -44,8 +47,19 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         InputError: no such file, no readable image, too large, or of a kind that is refused.
     """
-    with opened(path) as image:
-        return as_rgb(image, name=str(path))
+    return read_image(path)[0]
+
+
+def read_image(path: str | os.PathLike[str]) -> tuple[Image.Image, str]:
+    """The same, and the SHA-256 of the bytes that were read, as hex; they are read once, so it may be a pipe.
+
+    Raises:
+        InputError: as `open_image`.
+    """
+    with _refusing(str(path)):
+        content = Path(path).read_bytes()
+    with opened(io.BytesIO(content), name=str(path)) as image:
+        return as_rgb(image, name=str(path)), hashlib.sha256(content).hexdigest()
 
 
 def as_rgb(image: Image.Image | np.ndarray, name: str = "image") -> Image.Image:
@@ -72,17 +86,21 @@ def as_rgb(image: Image.Image | np.ndarray, name: str = "image") -> Image.Image:
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+def opened(
+    file: str | os.PathLike[str] | io.BytesIO, formats: tuple[str, ...] = FORMATS, name: str | None = None
+) -> Iterator[Image.Image]:
     """Open a picture file, its pixels not yet decoded, and turn whatever Pillow raises in the block into `InputError`.
+
+    `name` is what messages call it, where that is not its path.
 
     Raises:
         InputError: no such file, none of `formats`, over `MAX_PIXELS`, damaged or truncated.
     """
-    name = str(path)
+    name = str(file) if name is None else name
     with _refusing(name):
         with _opening, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=formats)
+            image = Image.open(file, formats=formats)
         with image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(name)

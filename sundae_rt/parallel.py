@@ -27,17 +27,27 @@ def all_at_once(works: Sequence[Callable[[], Result]]) -> list[Result]:
 
     # Threads that live for one run cost a thousandth of it, and leave nothing to be closed.
     others = [threading.Thread(target=work, args=(at,), daemon=True) for at in range(1, len(works))]
-    started = []
     try:
         for thread in others:
             thread.start()
-            started.append(thread)
         work(0)
     except RuntimeError as error:
         raise BackendError(f"cannot start a thread: {error}") from error
     finally:
-        for thread in started:
-            thread.join()
+        _wait_for(others)
     if errors:
         raise errors[min(errors)]
     return [results[at] for at in range(len(works))]
+
+
+def _wait_for(threads: Sequence[threading.Thread]) -> None:
+    """Wait for those that run; a Ctrl-C meanwhile takes effect at the end, for native code must not be left alone."""
+    interrupt: BaseException | None = None
+    for thread in threads:
+        while thread.is_alive():
+            try:
+                thread.join()
+            except BaseException as error:
+                interrupt = error
+    if interrupt is not None:
+        raise interrupt

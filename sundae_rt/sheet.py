@@ -43,7 +43,13 @@ class ContactSheet:
         )
         self._thumbnail = (int(width * scale), int(height * scale))
         if min(self._thumbnail) < min(_MIN_THUMBNAIL, width, height):
-            raise InputError(f"{count} images do not fit on one contact sheet: make fewer, or leave the sheet out")
+            own = (
+                f"{count} images of {width}x{height} pixels do"
+                if count > 1
+                else f"an image of {width}x{height} pixels does"
+            )
+            remedy = "make fewer, or leave the sheet out" if count > 1 else "leave the sheet out"
+            raise InputError(f"{own} not fit on one contact sheet: {remedy}")
         size = (self._columns * (self._thumbnail[0] + _GAP) - _GAP, rows * (self._thumbnail[1] + _GAP) - _GAP)
         self._sheet = Image.new("RGB", size, _BACKGROUND)
 

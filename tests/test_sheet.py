@@ -49,7 +49,9 @@ def test_thumbnails_shrink_until_the_sheet_fits(count: int, size: tuple[int, int
 
 
 def test_more_images_than_could_be_seen_are_refused(path: Path) -> None:
-    with pytest.raises(InputError, match="1000000 images do not fit on one contact sheet"):
+    with pytest.raises(
+        InputError, match="1000000 images of 128x128 pixels do not fit on one contact sheet: make fewer, or"
+    ):
         ContactSheet(path, 1_000_000, (128, 128))
 
 
@@ -64,3 +66,8 @@ def test_the_suffix_chooses_the_format(name: str, kind: str, tmp_path: Path) -> 
 def test_other_suffixes_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=rf"{name} is no name for a contact sheet: it must end in \.png"):
         ContactSheet(Path(name), 1, (8, 8))
+
+
+def test_an_image_of_a_shape_that_no_sheet_shows_is_named(path: Path) -> None:
+    with pytest.raises(InputError, match=r"^an image of 8192x8 pixels does not fit on one .*: leave the sheet out$"):
+        ContactSheet(path, 1, (8, 8192))

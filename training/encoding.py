@@ -19,7 +19,7 @@ from torch import Tensor
 from sundae_rt.errors import InputError, one_line
 from sundae_rt.files import replacing
 from sundae_rt.training import about, checkpoint, config
-from sundae_rt.training.data import image_side
+from sundae_rt.training.data import SUFFIXES, image_side
 from sundae_rt.training.idx import Images, open_images
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels
@@ -165,11 +165,14 @@ def encode_folder(
     The encoder is that of a VQ-GAN's checkpoint, of a bundle, or of a preset whose codes are pixels.
 
     Raises:
-        InputError: no images, unreadable images, an ``about.toml`` that is none, not exactly one encoder.
+        InputError: no images, unreadable images, an ``about.toml`` that is none, not exactly one encoder; or ``out`` is
+            the name of an image, and might be one of these.
         BundleError: a bundle whose images are not square.
     """
     if sum(source is not None for source in (vqgan, bundle, preset)) != 1:
         raise InputError("name one to encode with: a VQ-GAN checkpoint, a bundle, or a preset whose codes are pixels")
+    if out.suffix.lower() in SUFFIXES:
+        raise InputError(f"{out} is the name of an image: name the data set another, such as codes.safetensors")
     if bundle is not None:
         import sundae_rt
 

@@ -1,5 +1,7 @@
 """What a backend loads: a graph's bytes, and what belongs to them."""
 
+import posixpath
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +14,9 @@ SMALL_PICTURE: Final = 256 * 256
 """Pixels up to which that holds for graphs of pictures: what they hold besides weights grows with the pixels."""
 LIGHT_PICTURE: Final = 128 * 128
 """Pixels up to which it may also stay theirs between two runs."""
+
+# In ONNX's protobuf: the key of what says where the weights of a tensor lie, and the length of the value behind it.
+_LOCATION: Final = re.compile(rb"\x0a\x08location\x12([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,8 @@ class GraphSource:
 
         What lies in 16 bits there and is computed in fp32 takes twice as much in memory.
         """
-        beside = () if self.folder is None else self.folder.iterdir()
-        return len(self.model) + sum(file.stat().st_size for file in beside if file.name.encode() in self.model)
+        beside = [] if self.folder is None else [self.folder / name for name in weight_files(self.model)]
+        return len(self.model) + sum(file.stat().st_size for file in beside if file.is_file())
 
     def file(self) -> Path | None:
         """The file in `folder` that holds `model` itself, for a library which looks for weights beside it.
@@ -66,3 +71,12 @@ class GraphSource:
             if file.is_file() and file.stat().st_size == len(self.model) and file.read_bytes() == self.model:
                 return file
         raise RuntimeError(f"its file is not in {self.folder}, where its weights are")
+
+
+def weight_files(model: bytes) -> set[str]:
+    """The names of the files in which a graph says that weights of it lie, as paths from its own folder."""
+    names = set()
+    for found in _LOCATION.finditer(model):
+        length = sum((byte & 0x7F) << 7 * at for at, byte in enumerate(found[1]))
+        names.add(posixpath.normpath(model[found.end() : found.end() + length].decode(errors="replace")))
+    return names

@@ -1,5 +1,6 @@
 """`sundae-rt bench`: which backend and variant is the fastest for a bundle here, which `auto` then takes."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -34,6 +35,12 @@ class _Row:
         return f"{name} {self.load:8.2f} {1e3 * self.step:10.2f} {1e3 * self.decoding:10.2f} {1 / self.image:10.3f}"
 
 
+def _finite(ctx: click.Context, option: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no number of seconds.", ctx, option)
+    return value
+
+
 @click.command("bench", short_help="Find the fastest backend and variant for a bundle here.")
 @click.option("--bundle", metavar="NAME|PATH", help=f"Bundle to time.  [{DEFAULT}]")
 @click.option("--batch-size", type=click.IntRange(1, 2**16), default=8, metavar="N", show_default=True)
@@ -41,6 +48,7 @@ class _Row:
     "--seconds",
     type=click.FloatRange(0, min_open=True),
     default=3.0,
+    callback=_finite,
     metavar="S",
     show_default=True,
     help="How long to time each, roughly, after it has loaded.",
@@ -59,9 +67,11 @@ def command(bundle: str | None, batch_size: int, seconds: float, forget: bool) -
         from sundae_rt import engines
         from sundae_rt.backends import timings
         from sundae_rt.bundle import Bundle
-        from sundae_rt.errors import BackendError
+        from sundae_rt.errors import BackendError, BundleError
 
     opened = Bundle.open(engines.resolve(DEFAULT if bundle is None else bundle))
+    if not {"denoiser", "decoder"} & opened.manifest.graphs.keys():
+        raise BundleError(f"{opened.manifest.name} has nothing to time: neither a denoiser nor a decoder")
     if forget:
         timings.remember(opened.fingerprint, None, [])
         click.echo(f"forgot what was timed for {opened.manifest.name}")

@@ -18,7 +18,7 @@ from sundae_rt.cli.options import (
     sampling_options,
 )
 from sundae_rt.cli.progress import Progress, interrupted, summary
-from sundae_rt.cli.saving import made_by, save, save_each
+from sundae_rt.cli.saving import check_places, made_by, save, save_each
 
 if TYPE_CHECKING:
     from sundae_rt.provenance import Provenance
@@ -69,6 +69,10 @@ def _generate(sampling: Sampling, engine: Engine, out: Path, output: Path | None
     with held_back():
         from sundae_rt.sheet import ContactSheet
 
+    def path_of(index: int) -> Path:
+        return output or _numbered(out, index)
+
+    check_places(path_of, sampling.n, grid)
     progress = Progress(sampling.n)
     try:
         with engine.load(sampling.n) as runtime:
@@ -76,7 +80,7 @@ def _generate(sampling: Sampling, engine: Engine, out: Path, output: Path | None
             sheet = None if grid is None else ContactSheet(grid, sampling.n, size)
             save_each(
                 runtime.stream(sampling.n, seed=sampling.seed, label=sampling.label, **sampling.settings),
-                lambda index: output or _numbered(out, index),
+                path_of,
                 partial(made_by, "generate", runtime, runtime.schedule(**sampling.settings)),
                 progress,
                 sheet,
@@ -92,6 +96,8 @@ def _generate_again(like: Path, engine: Engine, out: Path, output: Path | None) 
         from sundae_rt.provenance import read
 
     made = read(like)
+    path = output or _numbered(out, made.index)
+    check_places(lambda index: path, 1)
     if made.command != "generate":
         raise InputError(f"{like} is an inpainting, made from another picture: only generated images can be made again")
     engine = replace(engine, bundle=engine.bundle or str(_shipped(like, made)))
@@ -103,7 +109,6 @@ def _generate_again(like: Path, engine: Engine, out: Path, output: Path | None) 
             )
         progress = Progress(1)
         (sample,) = runtime.generate(1, seed=made.seed, label=made.label, **made.settings)
-        path = output or _numbered(out, made.index)
         save(path, sample.image, made_by("generate", runtime, made.schedule, sample, index=made.index))
         progress.advance()
         if (runtime.backend, runtime.variant) != (made.backend, made.variant):

@@ -68,12 +68,15 @@ def _facts(bundle: "Bundle") -> dict[str, Any]:
 
 
 def _graph(bundle: "Bundle", graph: str, variant: str) -> dict[str, Any]:
-    """A graph file as the manifest has it, its size, and what is wrong with it (`fault`; None if it is intact)."""
+    """A graph's file as the manifest has it, its size with that of its data, and what is wrong with them (`fault`)."""
     from sundae_rt.errors import BundleError
 
     size, fault = None, None
     try:
-        size = len(bundle.read(graph, variant))
+        size = bundle.size(graph, variant)
+        bundle.read(graph, variant)
+        with bundle.weights(graph, variant):
+            pass
     except BundleError as error:
         fault = str(error)
     entry = {key: value for key, value in asdict(bundle.manifest.graphs[graph][variant]).items() if value is not None}

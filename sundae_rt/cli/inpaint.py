@@ -1,6 +1,5 @@
 """`sundae-rt inpaint`: repaint the white part of a mask."""
 
-import hashlib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from sundae_rt.cli.options import (
     sampling_options,
 )
 from sundae_rt.cli.progress import Progress, interrupted, summary
-from sundae_rt.cli.saving import made_by, save_each
+from sundae_rt.cli.saving import check_places, made_by, save_each
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,12 +54,18 @@ def command(image: Path, mask: str, output: Path | None, sampling: Sampling, eng
     check_png(output)
 
     with held_back():
-        from sundae_rt.images import open_image
+        from sundae_rt import masks
+        from sundae_rt.images import read_image
         from sundae_rt.sheet import ContactSheet
 
-    picture, image_sha256 = open_image(image), _sha256(image)
-    sheet = None if grid is None else ContactSheet(grid, sampling.n, (picture.height, picture.width))
     several = sampling.n > 1
+
+    def path_of(index: int) -> Path:
+        return output.with_stem(f"{output.stem}-{index}") if several else output
+
+    check_places(path_of, sampling.n, grid, [image] if masks.is_kind(mask) else [image, Path(mask)])
+    picture, image_sha256 = read_image(image)
+    sheet = None if grid is None else ContactSheet(grid, sampling.n, (picture.height, picture.width))
     progress = Progress(sampling.n)
     written = output.with_stem(f"{output.stem}-*") if several else output
     try:
@@ -82,7 +87,7 @@ def command(image: Path, mask: str, output: Path | None, sampling: Sampling, eng
                 runtime.stream_inpainting(
                     plan, sampling.n, seed=sampling.seed, label=sampling.label, **sampling.settings
                 ),
-                lambda index: output.with_stem(f"{output.stem}-{index}") if several else output,
+                path_of,
                 made,
                 progress,
                 sheet,
@@ -95,18 +100,13 @@ def command(image: Path, mask: str, output: Path | None, sampling: Sampling, eng
 def _mask(text: str, picture: "Image.Image", runtime: "Runtime", seed: int) -> "tuple[Mask, str | None, str | None]":
     """The mask that the argument means, and what an image's provenance says of it: its file's SHA-256, or its text."""
     from sundae_rt import masks
-    from sundae_rt.images import open_image
+    from sundae_rt.images import read_image
 
     if not masks.is_kind(text):
-        return open_image(text), _sha256(Path(text)), None
+        return (*read_image(text), None)
     asked = masks.parse(text)
     if masks.has_seed(asked["kind"]):
         asked.setdefault("seed", seed)
     drawn = runtime.draw_mask(picture, **asked)
     click.echo(f"sundae-rt: the mask is {drawn.text}", err=True)
     return drawn.pixels, None, drawn.text
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -29,5 +29,5 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if came:
-        raise KeyboardInterrupt
+        if came:  # whatever else the block raised
+            raise KeyboardInterrupt

@@ -1,6 +1,8 @@
 """Writing images with the settings that made them."""
 
-from collections.abc import Callable, Generator
+import os
+import re
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -55,6 +57,47 @@ def save(path: Path, image: "Image.Image", made: "Provenance") -> None:
 
     with replacing(path) as temporary:
         image.save(temporary, "PNG", pnginfo=made.png_info())
+
+
+def check_places(
+    path_of: Callable[[int], Path], count: int, grid: Path | None = None, inputs: Sequence[Path] = ()
+) -> None:
+    """Refuse, before any work is done, to write where nothing can be written, or over an input or one's own pictures.
+
+    Args:
+        path_of: the path of the picture of an index, 0 .. `count` - 1; what tells several apart is the number at the
+            end of the name.
+        count: how many.
+        grid: of the contact sheet.
+        inputs: files that are read.
+
+    Raises:
+        InputError: it names the path, and what to do.
+    """
+    from sundae_rt.errors import InputError
+
+    def is_picture(path: Path) -> bool:
+        number = re.search(r"[0-9]+$", path.stem)
+        indices = {0} | ({int(number[0])} if number and len(number[0]) < 20 else set())
+        return any(_place(path_of(index)) == _place(path) for index in indices if index < count)
+
+    for path in [path_of(0)] + ([] if grid is None else [grid]):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: name a file in it")
+        folder = next(folder for folder in path.parents if os.path.lexists(folder))
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder, so {path} cannot be written: name another")
+    if grid is not None and is_picture(grid):
+        raise InputError(f"{grid} would be both a picture and the contact sheet of all: name another file with --grid")
+    for path in inputs:
+        if is_picture(path):
+            raise InputError(f"{path} is read, and would be written over: name another file with -o")
+        if grid is not None and _place(grid) == _place(path):
+            raise InputError(f"{path} is read, and would be written over: name another file with --grid")
+
+
+def _place(path: Path) -> str:
+    return os.path.normcase(os.path.realpath(path))
 
 
 def save_each(

@@ -132,3 +132,19 @@ def test_a_variant_that_no_backend_can_run_is_an_error_of_one_line(run: Any) -> 
     assert (result.code, len(result.err)) == (1, 1)
     assert "no backend here runs fake" in result.err[0]
     assert not timings.path().exists()
+
+
+def test_a_bundle_with_nothing_to_time_says_so(run: Any) -> None:
+    write_bundle(Path("eyes"), holds=("encoder",))
+    refused = run("bench", "--bundle", "eyes")
+    assert (refused.code, refused.err) == (
+        1,
+        ["sundae-rt: fake has nothing to time: neither a denoiser nor a decoder"],
+    )
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0"])
+def test_seconds_that_never_end_or_begin_are_refused(seconds: str, run: Any) -> None:
+    refused = run("bench", "--bundle", "fake", "--seconds", seconds)
+    assert (refused.code, len(refused.err)) == (2, 1)
+    assert "--seconds" in refused.err[0]

@@ -239,7 +239,7 @@ def test_like_goes_with_no_setting(option: tuple[str, Any], run: Any) -> None:
         ("--proportion", "0", 1, "proportion must be a finite number above 0 and at most 1, not 0.0"),
         ("--proportion", "1:1.5", 1, "proportion must be .*, not 1.5"),
         ("--proportion", "ancestors", 2, "'ancestors' is neither a number A, nor two of them, A:B, nor ancestral"),
-        ("--guidance", "nan", 1, "guidance must be a finite number of at least 0, not nan"),
+        ("--guidance", "nan", 1, r"guidance must be a finite number of at least 0 and at most 1e\+06, not nan"),
         ("--label", "sea", 1, "label must be one of coast, desert, ice, not 'sea'"),
         ("--bundle", "nowhere", 1, "no bundle 'nowhere'"),
         ("--variant", "int3", 1, r"no variant 'int3' \(it has fp32\)"),
@@ -308,7 +308,40 @@ def test_a_folder_that_cannot_be_written_is_named(run: Any) -> None:
     Path("samples").write_text("a file")
     refused = run("generate", "--bundle", "fake")
     assert (refused.code, len(refused.err)) == (1, 1)
-    assert "cannot write samples/000000.png" in refused.err[0]
+    assert "samples is no folder, so samples/000000.png cannot be written: name another" in refused.err[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ("-o", "a.png", "--grid", "a.png"),
+            "a.png would be both a picture and the contact sheet of all: name another",
+        ),
+        (
+            ("--n", 3, "--grid", "samples/000002.png"),
+            "samples/000002.png would be both a picture and the contact sheet",
+        ),
+        (("--grid", "link/000000.png"), "link/000000.png would be both a picture and the contact sheet"),
+        (("-o", "folder.png"), "folder.png is a folder: name a file in it"),
+        (("--grid", "folder.png"), "folder.png is a folder: name a file in it"),
+        (("--grid", "fake/manifest.json/a.png"), "fake/manifest.json is no folder, so fake/manifest.json/a.png cannot"),
+    ],
+)
+def test_where_nothing_can_be_written_or_a_picture_would_be_is_refused_before_any_work(
+    options: tuple[Any, ...], told: str, run: Any, backend: FakeBackend
+) -> None:
+    Path("folder.png").mkdir()
+    Path("samples").mkdir()
+    Path("link").symlink_to("samples")
+    refused = run("generate", "--bundle", "fake", *options)
+    assert (refused.code, len(refused.err), backend.calls) == (1, 1, [])
+    assert told in refused.err[0]
+
+
+def test_a_contact_sheet_beside_the_pictures_is_none_of_them(run: Any) -> None:
+    for grid in ("samples/000003.png", "samples/3.png", "samples/sheet.png"):
+        assert run("generate", "--bundle", "fake", "--n", 3, "--grid", grid).code == 0
 
 
 def fill_disk_after(images: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fakes import IMAGE, LABELS, FakeBackend, labelled, write_bundle
+from processes import SLOW, process
 from sundae_rt import provenance
 
 HEIGHT, WIDTH = IMAGE
@@ -161,3 +162,33 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     result = run("inpaint", *arguments, *options)
     assert (result.code, result.out, len(result.err)) == (code, [], 1)
     assert told in result.err[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [
+        (("-o", "image.png"), "image.png"),
+        (("-o", "image-mask.png"), "image-mask.png"),
+        (("-o", "out.png", "--grid", "./image.png"), "image.png"),
+        (("-o", "image.png", "--n", 2, "--grid", "image-1.png"), "image-1.png"),
+    ],
+)
+def test_nothing_that_is_read_or_made_is_written_over(options: tuple[Any, ...], lost: str, run: Any) -> None:
+    before = Path("image.png").read_bytes(), Path("image-mask.png").read_bytes()
+    refused = run("inpaint", "image.png", "image-mask.png", "--bundle", "fake", *options)
+    assert (refused.code, len(refused.err)) == (1, 1)
+    assert lost in refused.err[0] and "name another file with -" in refused.err[0]
+    assert before == (Path("image.png").read_bytes(), Path("image-mask.png").read_bytes())
+
+
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="this system has no /dev/stdin")
+def test_a_picture_may_come_through_a_pipe_and_is_hashed_as_it_was_read(run: Any, tmp_path: Path) -> None:
+    with process(
+        *("inpaint", "/dev/stdin", "image-mask.png", "--bundle", "fake", "-o", "out.png"),
+        cwd=tmp_path,
+        code=SLOW,
+        stdin=Path("image.png").open("rb"),
+    ) as program:
+        assert program.wait(60) == 0
+    made = provenance.read(Path("out.png"))
+    assert made.image_sha256 == hashlib.sha256(Path("image.png").read_bytes()).hexdigest()

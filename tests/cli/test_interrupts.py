@@ -16,6 +16,7 @@ from PIL import Image
 
 from fakes import IMAGE, FakeBackend, write_bundle
 from processes import SLOW, process
+from sundae_rt.cli.interrupts import held_back
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -133,3 +134,10 @@ def test_ctrl_c_stays_ignored_where_it_was(run: Any, monkeypatch: pytest.MonkeyP
         assert run("generate", "--bundle", "fake").code == 0
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_that_was_held_back_comes_whatever_else_the_block_raised() -> None:
+    with pytest.raises(KeyboardInterrupt), held_back():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ValueError("something else")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

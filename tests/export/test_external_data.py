@@ -12,6 +12,7 @@ pytest.importorskip("onnxscript")
 
 import sundae_rt  # noqa: E402
 from sundae_rt.bundle import Bundle  # noqa: E402
+from sundae_rt.cli import run  # noqa: E402
 from sundae_rt.errors import BundleError  # noqa: E402
 from sundae_rt.export import checks, conversion  # noqa: E402
 from sundae_rt.export.graphs import Logits  # noqa: E402
@@ -120,3 +121,37 @@ def test_a_manifest_with_weights_is_written_as_it_was_read(logits):
     manifest = Bundle.open(logits[0]).manifest
     assert json.loads(manifest.to_json())["graphs"]["logits"]["fp32"]["data"]["file"] == "logits.onnx.data"
     assert type(manifest).from_json(manifest.to_json()) == manifest
+
+
+def test_weights_of_which_the_manifest_does_not_know_are_refused_whatever_else_lies_there(
+    logits, tmp_path, monkeypatch
+):
+    folder = tmp_path / "bundle"
+    shutil.copytree(logits[0], folder)
+    (folder / "a").symlink_to("nowhere")  # what else lies in the folder does not matter
+    with sundae_rt.load(folder, variant="fp32") as runtime:
+        runtime.logits(np.zeros((1, 4, 4), int))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["graphs"]["logits"]["fp32"]["data"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(folder)  # where ONNX Runtime would look for them
+    for path in (folder, shutil.make_archive(str(tmp_path / "unnamed"), "zip", folder)):
+        with (
+            sundae_rt.load(path) as runtime,
+            pytest.raises(
+                BundleError, match=r"logits has weights in 'logits\.onnx\.data', which its manifest does not"
+            ),
+        ):
+            runtime.logits(np.zeros((1, 4, 4), int))
+
+
+def test_info_tells_whether_the_weights_beside_a_graph_are_intact(logits, tmp_path, capsys):
+    shutil.copytree(logits[0], tmp_path / "bundle")
+    assert run(["info", str(tmp_path / "bundle"), "--json"]) == 0
+    size = json.loads(capsys.readouterr().out)["graphs"]["logits"]["fp32"]["bytes"]
+    assert size == Bundle.open(logits[0]).size("logits", "fp32")
+    weights = tmp_path / "bundle" / "logits.onnx.data"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert run(["info", str(tmp_path / "bundle")]) == 1
+    told = capsys.readouterr()
+    assert "NOT INTACT" in told.out and "logits.onnx.data is damaged" in told.err
