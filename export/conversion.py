@@ -53,7 +53,8 @@ def to_onnx(
     batch = torch.export.Dim("batch", min=1, max=65535)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        for library in ("torch.onnx", "onnxscript"):
+            logging.getLogger(library).setLevel(logging.ERROR)
         program = torch.onnx.export(
             module,
             tuple(examples.values()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -43,12 +44,19 @@ def denoiser_price(fp32: Run, other: Run, prior: PriorHalf, examples: Examples) 
             "equal_draws": float((draws == other_draws).mean()),
             "cross_entropy": after,
             "cross_entropy_fp32": before,
-            "rise": after / before - 1,
+            "rise": _rise(before, after),
         }
     price["largest_rise"] = max(figures["rise"] for figures in price["rates"].values())
     # Thousands of samples take hours: a command of its own puts the distance here.
     price["frechet"] = "not measured at export: python -m sundae_rt.training.compare"
     return price
+
+
+def _rise(before: float, after: float) -> float:
+    """By what share it rose. A prior that is sure of every code has no cross-entropy to begin with."""
+    if before == after:
+        return 0.0
+    return after / before - 1 if before else math.inf
 
 
 def check_price(variant: str, price: dict[str, Any]) -> None:

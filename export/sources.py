@@ -12,12 +12,13 @@ import torch
 from sundae_rt.errors import InputError
 from sundae_rt.export.halves import Pairing, PriorHalf, VQGANHalf
 from sundae_rt.export.published import tensors
-from sundae_rt.export.published.labels import LabelOrder, check_labels
+from sundae_rt.export.published.labels import LabelOrder
 from sundae_rt.export.published.priors import read_prior
 from sundae_rt.export.published.vqgans import read_vqgan
 from sundae_rt.schedule import Schedule
 from sundae_rt.training import checkpoint
 from sundae_rt.training.config import build, load_preset, named
+from sundae_rt.training.data import check_labels
 from sundae_rt.training.encoding import vqgan_of
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels, GreyPixelsConfig

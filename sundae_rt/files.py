@@ -41,6 +41,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+def check_folder_of(path: Path) -> None:
+    """Refuse, before the work whose outcome it shall hold, a file that lies in no folder that is there or can be made.
+
+    Raises:
+        InputError: what stands in its way is named.
+    """
+    folder = next(folder for folder in path.parents if os.path.lexists(folder))
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder, so {path} cannot be written: name another")
+
+
 @contextmanager
 def replacing_folder(
     path: str | os.PathLike[str], force: bool = False, *, marker: str = "manifest.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from sundae_rt.errors import InputError, SundaeError
-from sundae_rt.training import checkpoint
+from sundae_rt.training import checkpoint, encoding
 from sundae_rt.training.vqgan.model import codes_parameters
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -41,6 +41,8 @@ def average(early: Path, late: Path, out: Path) -> None:
     if out.exists():
         raise InputError(f"{out} exists: name another file")
     first, second = (checkpoint.load(path, "vqgan") for path in (early, late))
+    for values, path in ((first, early), (second, late)):
+        encoding.vqgan_of(values, path)  # refuses weights that are not those of the config
     if first["config"] != second["config"]:
         raise InputError(f"{early} and {late} have other sizes: average two checkpoints of one training")
     codes = [checkpoint.tensor_hash(codes_parameters(values["weights"])) for values in (first, second)]
@@ -51,7 +53,6 @@ def average(early: Path, late: Path, out: Path) -> None:
         for name, tensor in second["weights"].items()
     }
     provenance = second["provenance"] | {"average_with_step": first["provenance"].get("steps")}
-    out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(out, second | {"weights": weights, "provenance": provenance})
 
 

@@ -136,13 +136,17 @@ def checked(values: dict[str, Any], path: Path, kind: str) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: provenance must be of what JSON has: {one_line(error)}") from error
     for name, tensor in values["weights"].items():
+        if not isinstance(name, str):
+            raise InputError(f"{path}: weights: {shown(name)} is no name of a tensor")
         if not isinstance(tensor, Tensor):
             raise InputError(f"{path}: weights: {name} must be a tensor, not {shown(tensor)}")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
+            raise InputError(f"{path}: weights: {name} must be a tensor of plain numbers, all of them there")
     return values
 
 
 def load_weights(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Fills a module, refusing missing, unexpected and wrongly shaped tensors by name.
+    """Fills a module, refusing missing, unexpected and wrongly shaped tensors, and values that are not finite, by name.
 
     Raises:
         InputError: names what does not fit, and ``where`` it comes from.
@@ -157,7 +161,19 @@ def load_weights(module: torch.nn.Module, weights: dict[str, Tensor], where: str
             raise InputError(
                 f"{where}: {name} is {list(weights[name].shape)}, the config asks for {list(tensor.shape)}"
             )
+    check_finite(weights, where)
     module.load_state_dict(weights)
+
+
+def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuses weights that are no numbers, which a training that diverged leaves.
+
+    Raises:
+        InputError: names the first tensor that has some, and ``where`` it comes from.
+    """
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{where}: {name} holds values that are no finite numbers")
 
 
 def tensor_hash(tensors: dict[str, Tensor]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -108,9 +109,9 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     if not isinstance(values, dict):
         raise InputError(f"{where} must be a table, not {shown(values)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(fields))
+    unknown = sorted(set(values) - set(fields), key=str)
     if unknown:
-        raise InputError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(fields)}")
+        raise InputError(f"{where}: unknown key {shown(unknown[0])}; known are {', '.join(fields)}")
     hints = typing.get_type_hints(cls)
     values = {name: _null_for_false(value, hints[name]) for name, value in values.items()}
     for name, value in values.items():
@@ -131,10 +132,10 @@ def at_least(least: int, settings: Any, *names: str) -> None:
     """Checks fields of a dataclass that have a lower end.
 
     Raises:
-        InputError: one is below ``least``; it is named.
+        InputError: one is below ``least``, or not finite; it is named.
     """
     for name in names:
-        if getattr(settings, name) < least:
+        if not least <= getattr(settings, name) < math.inf:
             raise InputError(f"{name} is {getattr(settings, name)}: it must be at least {least}")
 
 

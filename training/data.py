@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sundae_rt.errors import BundleError, InputError
+from sundae_rt.errors import BundleError, InputError, shown
 from sundae_rt.images import open_image
 from sundae_rt.manifest import Manifest
 from sundae_rt.training import about
@@ -38,7 +38,7 @@ class ImageFolder(Dataset[Tensor]):
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder} of images")
         self.folder = folder
-        self.files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+        self.files = sorted(path for path in folder.rglob("*") if self._is_meant(path))
         if not self.files:
             raise InputError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
         self.about = about.read(folder)
@@ -49,7 +49,13 @@ class ImageFolder(Dataset[Tensor]):
             raise InputError(f"{folder} has images both in label folders and outside them, such as {loose.name}")
         names = [parts[0] for parts in parents if parts]
         self.labels = sorted(set(names)) or None
+        check_labels(self.labels or (), str(folder))
         self.label_ids = [self.labels.index(name) for name in names] if self.labels else None
+
+    def _is_meant(self, path: Path) -> bool:
+        """Whether it is a file of an image, and none that some program hid there (.thumbs/1.png, ._1.png)."""
+        is_hidden = any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+        return path.suffix.lower() in SUFFIXES and not is_hidden and not path.is_dir()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -83,6 +89,10 @@ class ImageFolder(Dataset[Tensor]):
         rgb = open_image(file).convert("RGB")
         side = self.image_size
         if rgb.size != (side, side):
+            # What is scaled first must not be much longer than what is left of it: a line of a million pixels may come.
+            wide, high = (min(length, 4 * min(rgb.size)) for length in rgb.size)
+            left, top = (rgb.width - wide) // 2, (rgb.height - high) // 2
+            rgb = rgb.crop((left, top, left + wide, top + high))
             scale = side / min(rgb.size)
             rgb = rgb.resize(
                 (max(side, round(rgb.width * scale)), max(side, round(rgb.height * scale))), Image.Resampling.LANCZOS
@@ -90,6 +100,20 @@ class ImageFolder(Dataset[Tensor]):
             left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
             rgb = rgb.crop((left, top, left + side, top + side))
         return np.array(rgb)
+
+
+def check_labels(labels: Sequence[object], where: str) -> None:
+    """Refuses names that a bundle may not have.
+
+    Raises:
+        InputError: no text, an empty one, one with a tab or the like in it, or one that stands twice; it and ``where``
+            are named.
+    """
+    for label in labels:
+        if not isinstance(label, str) or not label or not label.isprintable():
+            raise InputError(f"{where}: a label must be a text without tabs or the like, not {shown(label)}: rename it")
+        if labels.count(label) > 1:
+            raise InputError(f"{where}: the label {shown(label)} stands twice")
 
 
 def image_side(manifest: Manifest) -> int:

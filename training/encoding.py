@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sundae_rt.errors import InputError, one_line
+from sundae_rt.errors import InputError, one_line, shown
 from sundae_rt.files import replacing
 from sundae_rt.training import about, checkpoint, config
-from sundae_rt.training.data import SUFFIXES, image_side
+from sundae_rt.training.data import SUFFIXES, check_labels, image_side
 from sundae_rt.training.idx import Images, open_images
 from sundae_rt.training.pixels import CODES as PIXEL_CODES
 from sundae_rt.training.pixels import GreyPixels
@@ -98,7 +98,6 @@ def write(path: Path, dataset: LatentDataset) -> None:
         "about": dataset.about,
         "drawn": dataset.drawn,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, {"sundae-rt": json.dumps(described)})
@@ -117,9 +116,14 @@ def read(path: Path) -> LatentDataset:
             described = json.loads((file.metadata() or {})["sundae-rt"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         labels = tuple(described["labels"]) if described["labels"] else None
+        if not isinstance(described["vocabulary"], int):
+            raise TypeError(f"its vocabulary is {shown(described['vocabulary'])}")
+        for name in ("vqgan_file", "codes_sha256"):
+            if not isinstance(described[name], str) and (name, described[name]) != ("vqgan_file", None):
+                raise TypeError(f"its {name} is {shown(described[name])}")
         dataset = LatentDataset(
             tensors["codes"],
-            int(described["vocabulary"]),
+            described["vocabulary"],
             labels,
             tensors.get("labels"),
             described["vqgan_file"],
@@ -143,11 +147,16 @@ def read(path: Path) -> LatentDataset:
         )
     if (dataset.labels is None) != (dataset.label_ids is None):
         raise InputError(f"{path}: labels and their names must come together")
+    if dataset.labels is not None and dataset.label_ids is not None:
+        check_labels(dataset.labels, str(path))
+        if dataset.label_ids.shape != codes.shape[:1] or not _within(dataset.label_ids, len(dataset.labels)):
+            raise InputError(f"{path}: labels must be [{len(codes)}] within 0..{len(dataset.labels) - 1}")
     return dataset
 
 
 def _within(codes: Tensor, vocabulary: int) -> bool:
-    return int(codes.min()) >= 0 and int(codes.max()) < vocabulary
+    is_whole = codes.dtype in (torch.int32, torch.int64)
+    return is_whole and int(codes.min()) >= 0 and int(codes.max()) < vocabulary
 
 
 def encode_folder(

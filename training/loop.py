@@ -19,7 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, SundaeError, one_line
 from sundae_rt.training import checkpoint
 from sundae_rt.training.data import StepSampler, batches
 from sundae_rt.training.resuming import Start
@@ -219,9 +219,12 @@ def train(
     rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
     path, seed = run.start.path, run.start.seed
     state = checkpoint.resume_path(path)
-    first = trainer.restore(checkpoint.read(state)) if run.start.resume else 0
+    first = _restored(trainer, state) if run.start.resume else 0
     if first >= run.steps:
         if rank == 0:
+            if not path.exists() or checkpoint.read(path, mmap=True).get("provenance", {}).get("steps") != first:
+                save(first)  # what ended the process came between the two
+                say(f"wrote {path}")
             say(f"{path} has been trained for {first} steps already: a larger --steps goes on")
         return
     for line in (run.start.other_end(run.steps), run.start.other_processes(ranks)):
@@ -232,9 +235,29 @@ def train(
     with Progress(run.steps, first, run.batch_size, path.with_suffix(".log"), quiet=rank > 0) as progress:
         for step, batch in enumerate(batches(dataset, sampler, run.workers), first):
             seed_step(seed, step, rank)
-            progress.update(trainer.step(batch, step))
+            figures = trainer.step(batch, step)
+            if any(math.isnan(value) for value in figures.values()):
+                raise SundaeError(
+                    f"step {step + 1}: the training diverged, its figures are no numbers any more: begin anew with a "
+                    f"lower learning_rate; what was saved before is in {path.parent}"
+                )
+            progress.update(figures)
             if rank == 0 and ((step + 1) % run.save_every == 0 or step + 1 == run.steps):
                 checkpoint.save(state, trainer.state(step + 1) | {"began": run.record | here})
                 save(step + 1)
     if rank == 0:
         say(f"wrote {path}")
+
+
+def _restored(trainer: Trainer, path: Path) -> int:
+    """The step of the state in ``path``, which the trainer takes up.
+
+    Raises:
+        InputError: it is no state of such a training.
+    """
+    try:
+        return trainer.restore(checkpoint.read(path))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is no state of such a training ({type(error).__name__}: {one_line(error)})"
+        ) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sundae_rt.errors import InputError
+from sundae_rt.errors import InputError, shown
 from sundae_rt.noise import MAX_SEED
 from sundae_rt.training import checkpoint, config
 from sundae_rt.validation import whole
@@ -89,6 +89,8 @@ def start(path: Path, kind: str, *, preset: str | None, seed: int | None, steps:
     if path.exists() and not resume:
         raise InputError(f"{path} exists: name another folder, or go on with --resume")
     began = checkpoint.read(state, mmap=True).get("began", {}) if resume else {}
+    if not isinstance(began, dict):
+        raise InputError(f"{state} is no state of a training: what it began with is {shown(began)}")
     if not began:  # nor did the states of earlier versions remember
         chosen = config.load_preset(config.DEFAULT if preset is None else preset)
         return Start(path, kind, chosen, seed or 0, steps, resume, {})
@@ -113,6 +115,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     Raises:
         InputError: a module of other sizes, for the state is of a version that did not remember its preset.
     """
+    checkpoint.check_finite(weights, "the training to resume")
     try:
         checkpoint.load_weights(module, weights, "the training to resume")
     except InputError as error:

@@ -7,7 +7,6 @@ class embedding are put into that order once, at import, and nothing behind it k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from sundae_rt.errors import InputError, shown
+from sundae_rt.training.data import check_labels
 
 LabelOrder = Literal["index", "string"]
 """How a run numbered its classes: as they are, or by the string order of their numbers."""
@@ -36,17 +36,6 @@ def reorder(embedding: nn.Embedding, order: LabelOrder) -> None:
     """Puts the rows of a class embedding, ``[classes, dim]``, from the model's order into that of the true classes."""
     rows = embedding.weight.clone()
     embedding.weight[true_classes(len(rows), order)] = rows
-
-
-def check_labels(labels: Sequence[str], where: str) -> None:
-    """Refuses names that a bundle may not have.
-
-    Raises:
-        InputError: no text, an empty one, or one with a tab or the like in it; it and ``where`` are named.
-    """
-    for label in labels:
-        if not isinstance(label, str) or not label or not label.isprintable():
-            raise InputError(f"{where}: a label must be a text without tabs or the like, not {shown(label)}: rename it")
 
 
 def label_names(count: int, names: Path | None) -> tuple[str, ...] | None:

@@ -75,6 +75,7 @@ def check_places(
         InputError: it names the path, and what to do.
     """
     from sundae_rt.errors import InputError
+    from sundae_rt.files import check_folder_of
 
     def is_picture(path: Path) -> bool:
         number = re.search(r"[0-9]+$", path.stem)
@@ -84,9 +85,7 @@ def check_places(
     for path in [path_of(0)] + ([] if grid is None else [grid]):
         if path.is_dir():
             raise InputError(f"{path} is a folder: name a file in it")
-        folder = next(folder for folder in path.parents if os.path.lexists(folder))
-        if not folder.is_dir():
-            raise InputError(f"{folder} is no folder, so {path} cannot be written: name another")
+        check_folder_of(path)
     if grid is not None and is_picture(grid):
         raise InputError(f"{grid} would be both a picture and the contact sheet of all: name another file with --grid")
     for path in inputs:

@@ -237,7 +237,10 @@ def test_a_decoder_is_calibrated_on_what_is_not_held_out(codes_file: Path, monke
         ({"codes": torch.full((20, 4, 4), 40, dtype=torch.int32), "vocabulary": 64}, "the code 40, but .* knows 32"),
         ({"labels": ("coast", "sea", "ice")}, r"has the labels \['coast', 'sea', 'ice'\], the prior"),
         ({"labels": None, "label_ids": None}, r"has the labels \[\], the prior"),
-        ({"codes": torch.zeros(7, 4, 4, dtype=torch.int32)}, "holds 7 grids: to calibrate and measure takes 8 or more"),
+        (
+            {"codes": torch.zeros(7, 4, 4, dtype=torch.int32), "label_ids": torch.zeros(7, dtype=torch.int32)},
+            "holds 7 grids: to calibrate and measure takes 8 or more",
+        ),
     ],
 )
 def test_codes_of_another_model_are_refused(changes: dict[str, object], told: str, tmp_path: Path) -> None:
@@ -280,3 +283,8 @@ def test_weights_that_several_graphs_share_are_not_changed_by_a_variant(made: tu
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
     for tensor in fp32.graph.initializer:
         np.testing.assert_array_equal(tensors[tensor.name], numpy_helper.to_array(tensor))
+
+
+def test_a_prior_that_is_sure_of_everything_costs_nothing_or_too_much() -> None:
+    assert pricing._rise(0.0, 0.0) == 0
+    assert pricing._rise(0.0, 0.1) == float("inf")

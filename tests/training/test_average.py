@@ -56,6 +56,21 @@ def test_what_has_no_mean_is_refused_and_nothing_written(tmp_path, other, told):
     assert not (tmp_path / "c.pt").exists()
 
 
+def test_weights_that_are_not_those_of_the_config_have_no_mean(tmp_path):
+    early, late = written(tmp_path / "a.pt", 10), written(tmp_path / "b.pt", 20)
+    values = checkpoint.read(late)
+    name = "decoder.conv_out.bias"
+    for changed, told in (
+        ({k: v for k, v in values["weights"].items() if k != name}, f"missing weights ['{name}']"),
+        (values["weights"] | {name: values["weights"][name] * float("nan")}, f"{name} holds values that are no finite"),
+    ):
+        checkpoint.save(late, values | {"weights": changed})
+        for pair in ((early, late), (late, early)):
+            result = averaged(*pair, "--out", tmp_path / "c.pt")
+            assert result.exit_code == 1 and told in result.output and "b.pt" in result.output
+            assert not (tmp_path / "c.pt").exists()
+
+
 def test_an_earlier_file_is_not_overwritten(tmp_path):
     early = written(tmp_path / "a.pt", 10)
     result = averaged(early, early, "--out", early)

@@ -172,6 +172,24 @@ def test_weights_that_do_not_fit_are_named():
         checkpoint.load_weights(layer, good | {"weight": torch.ones(1, 2)}, "a.pt")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(value):
+    layer = torch.nn.Linear(2, 3)
+    with pytest.raises(InputError, match=r"^a.pt: bias holds values that are no finite numbers$"):
+        checkpoint.load_weights(layer, layer.state_dict() | {"bias": torch.tensor([0, value, 0])}, "a.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.ones(2).to_sparse(), torch.ones(2, device="meta"), torch.ones(2, dtype=torch.complex64)]
+)
+def test_tensors_that_are_not_plain_numbers_are_named(tensor, tmp_path):
+    values = {"kind": "vqgan", "format_version": 1, "config": {}, "provenance": {}, "weights": {"a": tensor}}
+    with pytest.raises(InputError, match=r"weights: a must be a tensor of plain numbers, all of them there$"):
+        checkpoint.checked(values, tmp_path / "v.pt", "vqgan")
+    with pytest.raises(InputError, match=r"weights: 1 is no name of a tensor$"):
+        checkpoint.checked(values | {"weights": {1: torch.ones(1)}}, tmp_path / "v.pt", "vqgan")
+
+
 def test_a_tensor_hash_knows_names_and_values_but_not_order():
     tensors = {"a": torch.ones(2), "b": torch.zeros(3)}
     assert checkpoint.tensor_hash(tensors) == checkpoint.tensor_hash(dict(reversed(tensors.items())))

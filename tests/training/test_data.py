@@ -33,6 +33,28 @@ def test_another_size_is_scaled_by_its_shorter_side_and_cut_from_the_middle(tmp_
     assert int(ImageFolder(tmp_path, 8)[0].min()) == 255
 
 
+def test_a_line_of_a_million_pixels_costs_no_more_than_its_middle(tmp_path, monkeypatch):
+    picture(tmp_path / "line.png", size=(1, 1_000_000), value=7)
+    sizes, resize = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *how: (sizes.append(size), resize(self, size, *how))[1]
+    )
+    assert ImageFolder(tmp_path, 8)[0].unique().tolist() == [7]
+    assert sizes == [(8, 32)]
+
+
+def test_what_some_program_hid_in_the_folder_is_not_meant(tmp_path):
+    for name in ("sea/a.png", ".thumbs/a.png", "sea/._a.png", "sea/.cache/b.png"):
+        picture(tmp_path / name)
+    assert [path.name for path in ImageFolder(tmp_path, 8).files] == ["a.png"]
+
+
+def test_a_folder_that_is_no_name_of_a_label_is_refused(tmp_path):
+    picture(tmp_path / "a\tb" / "a.png")
+    with pytest.raises(InputError, match=r"a label must be a text without tabs or the like, not 'a\\tb': rename it"):
+        ImageFolder(tmp_path, 8)
+
+
 def test_turns_are_the_eight_of_the_square(tmp_path):
     Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3)).save(tmp_path / "a.png")
     images = ImageFolder(tmp_path, 2)

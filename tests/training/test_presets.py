@@ -181,3 +181,24 @@ def test_a_training_of_nothing_is_refused(key, value, tmp_path):
     (tmp_path / "mine.toml").write_text(f'extends = "toy"\n[prior.training]\n{key} = {value}')
     with pytest.raises(InputError, match=f"{key} is {value}: it must be at least 1"):
         describe("prior", str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "told"),
+    [
+        ("prior", "[prior.schedule]\ntemperature = [-1.0, 1.0]", "temperature must be a finite number of at least 0"),
+        ("prior", "[prior.schedule]\nguidance = nan", "guidance must be a finite number"),
+        ("prior", "[prior.schedule]\nsteps = 10\nmin_steps = 500", r"min_steps must be at most steps \(10\), not 500"),
+        ("prior", "[prior.training]\nlearning_rate = nan", "learning_rate is nan: it must be at least 0"),
+        ("prior", "[prior.training]\nema_decay = 3.0", "ema_decay is 3.0: it must be a share, from 0 to 1"),
+        ("prior", "[prior]\ndropout = 2.0", "dropout is 2.0: it must be a share"),
+        ("prior", "[prior]\nlabels = -1", "labels is -1: it must be at least 0"),
+        ("vqgan", "[vqgan]\ndropout = -0.5", "dropout is -0.5: it must be a share"),
+        ("vqgan", "[vqgan.training]\nlearning_rate = -1.0", "learning_rate is -1.0: it must be at least 0"),
+        ("vqgan", "[vqgan.training]\ncodebook_decay = 1.5", "codebook_decay is 1.5: it must be a share"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_before_any_training(kind, setting, told, tmp_path):
+    (tmp_path / "mine.toml").write_text(f'extends = "toy"\n{setting}')
+    with pytest.raises(InputError, match=told):
+        describe(kind, str(tmp_path / "mine.toml"))

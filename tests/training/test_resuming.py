@@ -254,3 +254,42 @@ def test_the_seed_of_a_step_never_changes(draw, seed):
     """Or else a training that is on its way would go on with other draws."""
     loop.seed_step(*draw)
     assert torch.initial_seed() == seed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("left", ["none", "an earlier one"])
+def test_a_training_that_ended_between_state_and_checkpoint_is_finished(kind, left, here, monkeypatch, capsys):
+    assert train(kind, "unbroken", *BEGAN) == 0
+    break_off(kind, "broken", monkeypatch)
+    earlier = (here / "broken" / f"{kind}.pt").read_bytes()
+    assert train(kind, "broken", "--resume") == 0
+    path = here / "broken" / f"{kind}.pt"
+    path.write_bytes(earlier) if left == "an earlier one" else path.unlink()
+    assert train(kind, "broken", "--resume") == 0
+    wanted, found = (checkpoint.load(here / out / f"{kind}.pt", kind) for out in ("unbroken", "broken"))
+    assert checkpoint.tensor_hash(found["weights"]) == checkpoint.tensor_hash(wanted["weights"])
+    assert found["provenance"] == wanted["provenance"]
+    capsys.readouterr()
+    assert train(kind, "broken", "--resume") == 0  # and left alone from then on
+    assert f"wrote broken/{kind}.pt" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [{"prior": ...}, {"began": "x"}, {"optimiser": 3}, {"step": "two"}])
+def test_a_damaged_state_is_refused_in_one_line(change, here, monkeypatch, capsys):
+    break_off("prior", "out", monkeypatch)
+    path = here / "out" / "prior.resume.pt"
+    values = checkpoint.read(path) | change
+    checkpoint.save(path, {name: value for name, value in values.items() if value is not ...})
+    capsys.readouterr()
+    assert train("prior", "out", "--resume") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "out/prior.resume.pt is no state of " in said[0]
+
+
+def test_a_training_that_diverges_ends_and_says_so(here, monkeypatch, capsys):
+    monkeypatch.setattr(
+        prior_training.PriorTrainer, "step", lambda self, batch, step: {"loss": float("nan") if step == 2 else 1.0}
+    )
+    assert train("prior", "out", *BEGAN) == 1
+    assert "sundae-rt: step 3: the training diverged, " in capsys.readouterr().err
+    assert checkpoint.load(here / "out" / "prior.pt", "prior")["provenance"]["steps"] == 2

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sundae_rt.errors import InputError
+from sundae_rt.training import config
 from sundae_rt.training.prior.denoising import DenoisingLoss, annealed, drop_labels, propose
 from sundae_rt.training.prior.layers import Layer, initialise
 
@@ -47,8 +48,8 @@ class AbsorbingConfig:
             raise InputError(f"dim {self.dim}, heads {self.heads} and depth {self.depth} must all be at least 1")
         if self.dim % self.heads:
             raise InputError(f"dim {self.dim} does not divide into {self.heads} heads")
-        if self.labels < 0:
-            raise InputError(f"labels is {self.labels}: it must be 0 or more")
+        config.at_least(0, self, "labels")
+        config.shares(self, "dropout")
         if self.null_label and not self.labels:
             raise InputError("null_label needs labels")
 

@@ -6,7 +6,7 @@ The runtime's half of a family, the rules of its sampler, is :mod:`sundae_rt.fam
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from torch import Tensor, nn
@@ -40,7 +40,8 @@ class PriorTraining:
 
     def __post_init__(self) -> None:
         config.at_least(1, self, "steps", "batch_size", "save_every")
-        config.shares(self, "label_dropout")
+        config.at_least(0, self, "learning_rate", "warmup", "weight_decay", "gradient_clip")
+        config.shares(self, "label_dropout", "ema_decay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class AbsorbingTraining(PriorTraining):
 class SundaeSchedule:
     """The sampling settings that a bundle of such a prior starts from; see the runtime's ``Schedule``.
 
-    The sheets of a training have the paper's plain sampler draw them, with steps, temperature and proportion alone.
+    A ``min_steps`` that nobody gave is lowered to ``steps``. The sheets of a training have the paper's plain sampler draw them, with steps, temperature and proportion alone.
     """
 
     steps: int = 100
@@ -86,6 +87,11 @@ class SundaeSchedule:
     order: Order = "uniform"
     choice_temperature: tuple[float, float] = (0.0, 0.0)
 
+    def __post_init__(self) -> None:
+        if self.min_steps == 10:  # the default
+            object.__setattr__(self, "min_steps", min(10, self.steps))
+        Schedule(**asdict(self))  # the runtime's own rules
+
 
 @dataclass(frozen=True, slots=True)
 class AbsorbingSchedule:
@@ -94,6 +100,9 @@ class AbsorbingSchedule:
     steps: int = 256
     temperature: tuple[float, float] = (1.0, 1.0)
     guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        Schedule(min_steps=1, **asdict(self))  # the runtime's own rules
 
 
 @dataclass(frozen=True, slots=True)

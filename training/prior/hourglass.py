@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sundae_rt.errors import InputError
+from sundae_rt.training import config
 from sundae_rt.training.prior.layers import Layer, initialise
 from sundae_rt.training.prior.resampling import Resampling
 from sundae_rt.training.prior.rotary import OUTER_FREQUENCY, Rotary
@@ -75,6 +76,8 @@ class HourglassConfig:
         for name, known in _OPTIONS.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(known)}")
+        config.at_least(0, self, "labels")
+        config.shares(self, "dropout")
         if self.null_label and not self.labels:
             raise InputError("null_label needs labels")
         factors = [self.shortening(level) for level in range(self.nesting)]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import sundae_rt
 from sundae_rt.errors import InputError, SundaeError
+from sundae_rt.files import check_folder_of
 from sundae_rt.manifest import Manifest
 from sundae_rt.training import checkpoint, encoding
 from sundae_rt.training.encoding import LatentDataset
@@ -33,6 +34,7 @@ def main(bundle: Path, count: int, seed: int, out: Path) -> None:
     try:
         if out.exists():
             raise InputError(f"{out} exists: name another file")
+        check_folder_of(out)
         encoding.write(out, draw(bundle, count, seed))
     except SundaeError as error:
         raise click.ClickException(str(error)) from error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sundae_rt.errors import InputError
+from sundae_rt.training import config
 from sundae_rt.training.vqgan.layers import Downsample, Level, Middle, Texture, Upsample, norm_out, normalisation
 from sundae_rt.training.vqgan.quantiser import GumbelQuantiser, Quantised, VectorQuantiser
 
@@ -66,6 +67,7 @@ class VQGANConfig:
     pixel_range: PixelRange = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
+        config.shares(self, "dropout")
         counts = {
             "channels": self.channels,
             "residual_blocks": self.residual_blocks,

@@ -60,7 +60,11 @@ class VQGANTraining:
 
     def __post_init__(self) -> None:
         config.at_least(1, self, "steps", "batch_size", "save_every", "discriminator_channels", "discriminator_layers")
-        config.at_least(0, self, "workers", "discriminator_features")
+        config.at_least(0, self, "workers", "discriminator_features", "learning_rate", "warmup", "gradient_clip")
+        config.at_least(0, self, "adversarial_learning_rate", "texture_learning_rate", "adversarial_warmup")
+        config.at_least(0, self, "pixel_weight", "perceptual_weight", "codebook_weight", "commitment_weight")
+        config.at_least(0, self, "adversarial_weight", "colour_weight", "quantiser_start")
+        config.shares(self, "ema_decay", *(() if self.codebook_decay is None else ("codebook_decay",)))
         if self.discriminator_features and self.perceptual is None:
             raise InputError("discriminator_features must be 0 without a perceptual network")
 
