@@ -76,7 +76,8 @@ class AbsorbingTraining(PriorTraining):
 class SundaeSchedule:
     """The sampling settings that a bundle of such a prior starts from; see the runtime's ``Schedule``.
 
-    A ``min_steps`` that nobody gave is lowered to ``steps``. The sheets of a training have the paper's plain sampler draw them, with steps, temperature and proportion alone.
+    A ``min_steps`` that nobody gave is lowered to ``steps``. The sheets of a training have the paper's plain sampler
+    draw them, with steps, temperature and proportion alone.
     """
 
     steps: int = 100
