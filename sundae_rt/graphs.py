@@ -95,7 +95,8 @@ class Graphs:
             for name in names:
                 self._load(name)
             return
-        all_at_once([partial(self._load, name) for name in names])
+        # This thread only waits: a library takes a Ctrl-C that reaches it inside for a fault of its own.
+        all_at_once([lambda: None, *(partial(self._load, name) for name in names)])
 
     def run(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run a graph on arrays whose first axis is the batch, as one batch.
