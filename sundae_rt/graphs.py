@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -96,7 +96,8 @@ class Graphs:
                 self._load(name)
             return
         # This thread only waits: a library takes a Ctrl-C that reaches it inside for a fault of its own.
-        all_at_once([lambda: None, *(partial(self._load, name) for name in names)])
+        loads: list[Callable[[], None]] = [partial(self._load, name) for name in names]
+        all_at_once([lambda: None, *loads])
 
     def run(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run a graph on arrays whose first axis is the batch, as one batch.
