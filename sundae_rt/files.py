@@ -47,7 +47,7 @@ def check_folder_of(path: Path) -> None:
     Raises:
         InputError: what stands in its way is named.
     """
-    folder = next(folder for folder in path.parents if os.path.lexists(folder))
+    folder = next((folder for folder in path.parents if os.path.lexists(folder)), path.parent)
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder, so {path} cannot be written: name another")
 

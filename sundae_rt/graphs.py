@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -160,20 +160,26 @@ class Graphs:
         """A graph, which is loaded unless it is; `close` waits for the end of the context."""
         self._process.check()
         self._bundle.variants(name)  # says what is missing
-        with self._lock:
-            if self._closed:
-                raise SundaeError("the runtime is closed")
-            self._users.append(threading.get_ident())
-        try:
+        with ExitStack() as use:
+            # Who waits to load is no user yet: it may wait for one whose handler closes, and that would wait for it.
             with self._loading[name]:
-                if name not in self._loaded:
-                    self._loaded[name] = self._opened(name)
-                graph = self._loaded[name]
+                with self._lock:
+                    if self._closed:
+                        raise SundaeError("the runtime is closed")
+                    self._users.append(threading.get_ident())
+                    use.callback(self._unused)
+                    graph = self._loaded.get(name)
+                if graph is None:
+                    graph = self._opened(name)
+                    with self._lock:
+                        if not self._closed:
+                            self._loaded[name] = graph
             yield graph
-        finally:
-            with self._lock:
-                self._users.remove(threading.get_ident())
-                self._lock.notify_all()
+
+    def _unused(self) -> None:
+        with self._lock:
+            self._users.remove(threading.get_ident())
+            self._lock.notify_all()
 
     def _load(self, name: str) -> None:
         with self._used(name):

@@ -34,6 +34,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 MAX_PIXELS = 89_478_485
 """The most pixels that a picture may have: from here on Pillow too suspects a decompression bomb."""
 
+MAX_BYTES = 512 * 2**20
+"""The most bytes that a picture's file may have: more than `MAX_PIXELS` take uncompressed."""
+
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _KINDS = {"I": "a picture of more than 8 bits a channel", "F": "a floating-point picture"}
 _DEEP_RAW_MODE = re.compile(r"(?!BGR)[A-Za-z]+;16")  # BGR;16 is BMP's 5-6-5 bits, which 8 bits hold
@@ -57,7 +60,10 @@ def read_image(path: str | os.PathLike[str]) -> tuple[Image.Image, str]:
         InputError: as `open_image`.
     """
     with _refusing(str(path)):
-        content = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise InputError(f"{path} is larger than {MAX_BYTES // 2**20} MiB, the most that is read: it is no picture")
     with opened(io.BytesIO(content), name=str(path)) as image:
         return as_rgb(image, name=str(path)), hashlib.sha256(content).hexdigest()
 

@@ -56,6 +56,34 @@ def test_who_closes_from_within_a_run_does_not_wait_for_itself(tmp_path: Path) -
         runtime.denoise(**ONE_STEP)
 
 
+CLOSED_WHILE_IT_LOADS = """
+import sys, threading
+from pathlib import Path
+from fakes import FakeBackend, fake_runtime, grids
+backend = FakeBackend()
+runtime, load = fake_runtime(Path(sys.argv[1]), backend), backend.load
+def decode():
+    try:
+        runtime.decode(grids(1))
+    except Exception as error:
+        print(error, flush=True)
+other = threading.Thread(target=decode)
+def close_meanwhile(source):
+    other.start()
+    other.join(0.1)  # it waits for the same graph
+    runtime.close()
+    return load(source)
+backend.load = close_meanwhile
+decode()
+other.join()
+"""
+
+
+def test_who_closes_while_it_loads_does_not_wait_for_who_waits_for_that(tmp_path: Path) -> None:
+    done = script(CLOSED_WHILE_IT_LOADS, tmp_path)
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, 2 * ["the runtime is closed"], "")
+
+
 def script(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs Python code beside this file, with a folder as its argument."""
     return subprocess.run(

@@ -140,7 +140,7 @@ def checked(values: dict[str, Any], path: Path, kind: str) -> dict[str, Any]:
             raise InputError(f"{path}: weights: {shown(name)} is no name of a tensor")
         if not isinstance(tensor, Tensor):
             raise InputError(f"{path}: weights: {name} must be a tensor, not {shown(tensor)}")
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
             raise InputError(f"{path}: weights: {name} must be a tensor of plain numbers, all of them there")
     return values
 
@@ -172,7 +172,7 @@ def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
         InputError: names the first tensor that has some, and ``where`` it comes from.
     """
     for name, tensor in weights.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not bool(torch.isfinite(tensor.float()).all()):
             raise InputError(f"{where}: {name} holds values that are no finite numbers")
 
 

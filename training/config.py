@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import tomllib
 import types
 import typing
@@ -132,10 +131,10 @@ def at_least(least: int, settings: Any, *names: str) -> None:
     """Checks fields of a dataclass that have a lower end.
 
     Raises:
-        InputError: one is below ``least``, or not finite; it is named.
+        InputError: one is below ``least``, or no number; it is named.
     """
     for name in names:
-        if not least <= getattr(settings, name) < math.inf:
+        if not least <= getattr(settings, name):
             raise InputError(f"{name} is {getattr(settings, name)}: it must be at least {least}")
 
 

@@ -236,14 +236,17 @@ def train(
         for step, batch in enumerate(batches(dataset, sampler, run.workers), first):
             seed_step(seed, step, rank)
             figures = trainer.step(batch, step)
-            if any(math.isnan(value) for value in figures.values()):
-                raise SundaeError(
-                    f"step {step + 1}: the training diverged, its figures are no numbers any more: begin anew with a "
-                    f"lower learning_rate; what was saved before is in {path.parent}"
-                )
+            diverged = any(math.isnan(value) for value in figures.values())
             progress.update(figures)
-            if rank == 0 and ((step + 1) % run.save_every == 0 or step + 1 == run.steps):
-                checkpoint.save(state, trainer.state(step + 1) | {"began": run.record | here})
+            is_saved = rank == 0 and ((step + 1) % run.save_every == 0 or step + 1 == run.steps)
+            values = trainer.state(step + 1) if is_saved and not diverged else {}
+            if diverged or not _is_finite(values):
+                raise SundaeError(
+                    f"step {step + 1}: the training diverged, its figures or weights are no numbers any more: begin "
+                    f"anew with a lower learning_rate; what was saved before is in {path.parent}"
+                )
+            if is_saved:
+                checkpoint.save(state, values | {"began": run.record | here})
                 save(step + 1)
     if rank == 0:
         say(f"wrote {path}")
@@ -257,7 +260,18 @@ def _restored(trainer: Trainer, path: Path) -> int:
     """
     try:
         return trainer.restore(checkpoint.read(path))
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(
             f"{path} is no state of such a training ({type(error).__name__}: {one_line(error)})"
         ) from error
+
+
+def _is_finite(values: Any) -> bool:
+    """Whether all tensors in a nest of dicts and lists hold finite numbers alone."""
+    if isinstance(values, Tensor):
+        return bool(torch.isfinite(values.float()).all())
+    if isinstance(values, dict):
+        return all(_is_finite(value) for value in values.values())
+    return not isinstance(values, list | tuple) or all(_is_finite(value) for value in values)

@@ -113,7 +113,8 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Fills a module from a resume state.
 
     Raises:
-        InputError: a module of other sizes, for the state is of a version that did not remember its preset.
+        InputError: weights that are no finite numbers; or a module of other sizes, for the state is of a version that
+            did not remember its preset.
     """
     checkpoint.check_finite(weights, "the training to resume")
     try:

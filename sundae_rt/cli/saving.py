@@ -78,8 +78,8 @@ def check_places(
     from sundae_rt.files import check_folder_of
 
     def is_picture(path: Path) -> bool:
-        number = re.search(r"[0-9]+$", path.stem)
-        indices = {0} | ({int(number[0])} if number and len(number[0]) < 20 else set())
+        numbers = [re.search(r"[0-9]{1,19}$", one.stem) for one in (path, Path(_place(path)))]
+        indices = {0, *(int(number[0]) for number in numbers if number)}
         return any(_place(path_of(index)) == _place(path) for index in indices if index < count)
 
     for path in [path_of(0)] + ([] if grid is None else [grid]):

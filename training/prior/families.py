@@ -76,7 +76,7 @@ class AbsorbingTraining(PriorTraining):
 class SundaeSchedule:
     """The sampling settings that a bundle of such a prior starts from; see the runtime's ``Schedule``.
 
-    A ``min_steps`` that nobody gave is lowered to ``steps``. The sheets of a training have the paper's plain sampler
+    The default ``min_steps`` of 10 is lowered to ``steps``. The sheets of a training have the paper's plain sampler
     draw them, with steps, temperature and proportion alone.
     """
 
@@ -89,7 +89,7 @@ class SundaeSchedule:
     choice_temperature: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if self.min_steps == 10:  # the default
+        if self.min_steps == 10:
             object.__setattr__(self, "min_steps", min(10, self.steps))
         Schedule(**asdict(self))  # the runtime's own rules
 
