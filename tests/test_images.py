@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sundae_rt import images
 from sundae_rt.errors import InputError
 from sundae_rt.images import MAX_PIXELS, as_rgb, open_image
 
@@ -207,3 +208,10 @@ def test_other_arrays_are_refused_with_dtype_and_shape(array: np.ndarray) -> Non
 def test_other_objects_are_refused() -> None:
     with pytest.raises(InputError, match="not str"):
         as_rgb("a.png")  # type: ignore[arg-type]
+
+
+def test_a_file_larger_than_any_picture_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 2**20)
+    (tmp_path / "film.png").write_bytes(bytes(2**20 + 1))
+    with pytest.raises(InputError, match=r"film.png is larger than 1 MiB, the most that is read: it is no picture$"):
+        open_image(tmp_path / "film.png")

@@ -162,6 +162,9 @@ def test_a_bundle_that_does_not_name_its_vqgan_draws_none(tmp_path, capsys):
     with pytest.raises(SystemExit):
         drawn.main(["--bundle", str(bundle), "--count", "1", "--out", str(tmp_path / "d")])
     assert "d exists: name another file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # before anything is drawn
+        drawn.main(["--bundle", str(bundle), "--count", "1", "--out", str(tmp_path / "d" / "e")])
+    assert "d is no folder, so " in capsys.readouterr().err
 
 
 def test_the_command_takes_them(here, monkeypatch, capsys):

@@ -76,6 +76,8 @@ def test_they_are_written_and_read_as_codes_are(bundle, tmp_path):
     assert (read.drawn["bundle"], read.drawn["seed"]) == (drawn.drawn["bundle"], 0)
     again = CliRunner().invoke(pairs.main, options)
     assert again.exit_code == 1 and f"{out} exists: name another file" in again.output
+    astray = CliRunner().invoke(pairs.main, [*options[:-1], str(out / "below")])
+    assert astray.exit_code == 1 and f"{out} is no folder, so " in astray.output and "drawing" not in astray.output
 
 
 @pytest.mark.parametrize("wrong", ["shape", "code"])
