@@ -52,6 +52,17 @@ def check_folder_of(path: Path) -> None:
         raise InputError(f"{folder} is no folder, so {path} cannot be written: name another")
 
 
+def check_new(path: Path) -> None:
+    """Refuse, before the work whose outcome it shall hold, a file that is there already or that no folder can hold.
+
+    Raises:
+        InputError: names the file, or what stands in the way of its folder.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists: name another file")
+    check_folder_of(path)
+
+
 @contextmanager
 def replacing_folder(
     path: str | os.PathLike[str], force: bool = False, *, marker: str = "manifest.json"

@@ -71,13 +71,15 @@ def draw(
         seed: what is random depends on it, 0 .. 2**64 - 1; None is 0.
 
     Raises:
-        InputError: an unknown kind, a parameter that the kind does not have, or one out of range.
+        InputError: an unknown kind, a parameter that the kind does not have, or one out of range; or a picture that
+            is too small or too large to be inpainted.
     """
     own = _PARAMETERS[one_of("the kind of mask", kind, KINDS)]
     given = {name: value for name, value in (("share", share), ("size", size), ("seed", seed)) if value is not None}
     for name in given:
         if name not in own:
             raise InputError(f"{name} must be left out: a {kind} mask has {' and '.join(own)} alone")
+    inpainting.check_sides(shape, image_size)
     window = inpainting.choose_window(np.ones(shape, np.bool_), image_size)
     sides = (window.height, window.width)
     rows, columns = (-(-length * cells // side) for length, cells, side in zip(shape, latent_grid, sides, strict=True))

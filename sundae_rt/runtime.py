@@ -196,9 +196,8 @@ class Runtime:
         """A mask of one of the paper's kinds, whose `pixels` are for `inpaint`; see `sundae_rt.masks`."""
         self._graphs.require("encoder")
         picture = as_rgb(image)
-        bundle = self.manifest.image_size or (0, 0), self.manifest.latent_grid
-        inpainting.check_sides((picture.height, picture.width), bundle[0])
-        return masks.draw(kind, (picture.height, picture.width), *bundle, share=share, size=size, seed=seed)
+        shape, sides = (picture.height, picture.width), self.manifest.image_size or (0, 0)
+        return masks.draw(kind, shape, sides, self.manifest.latent_grid, share=share, size=size, seed=seed)
 
     def plan_inpainting(self, image: Image.Image | NDArray[Any], mask: Image.Image | NDArray[Any]) -> inpainting.Plan:
         """Fit an image and a mask to the bundle, for `stream_inpainting`; the plan's `notes` say what that took."""

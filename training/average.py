@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from sundae_rt.errors import InputError, SundaeError
+from sundae_rt.files import check_new
 from sundae_rt.training import checkpoint, encoding
 from sundae_rt.training.vqgan.model import codes_parameters
 
@@ -36,10 +37,9 @@ def average(early: Path, late: Path, out: Path) -> None:
     """Writes the mean of two checkpoints of a VQ-GAN.
 
     Raises:
-        InputError: they are no such checkpoints, or of other sizes or codes; or ``out`` exists.
+        InputError: they are no such checkpoints, or of other sizes or codes; or ``out`` exists or cannot be written.
     """
-    if out.exists():
-        raise InputError(f"{out} exists: name another file")
+    check_new(out)
     first, second = (checkpoint.load(path, "vqgan") for path in (early, late))
     for values, path in ((first, early), (second, late)):
         encoding.vqgan_of(values, path)  # refuses weights that are not those of the config

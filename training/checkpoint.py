@@ -146,7 +146,20 @@ def checked(values: dict[str, Any], path: Path, kind: str) -> dict[str, Any]:
 
 
 def load_weights(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Fills a module, refusing missing, unexpected and wrongly shaped tensors, and values that are not finite, by name.
+    """Fills a module with weights that fit it and are finite numbers.
+
+    Raises:
+        InputError: names what does not fit or is not finite, and ``where`` it comes from.
+    """
+    check_fit(module, weights, where)
+    for name, tensor in weights.items():
+        if not is_finite(tensor):
+            raise InputError(f"{where}: {name} holds values that are no finite numbers")
+    module.load_state_dict(weights)
+
+
+def check_fit(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Refuses missing, unexpected and wrongly shaped tensors, by name.
 
     Raises:
         InputError: names what does not fit, and ``where`` it comes from.
@@ -161,19 +174,15 @@ def load_weights(module: torch.nn.Module, weights: dict[str, Tensor], where: str
             raise InputError(
                 f"{where}: {name} is {list(weights[name].shape)}, the config asks for {list(tensor.shape)}"
             )
-    check_finite(weights, where)
-    module.load_state_dict(weights)
 
 
-def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
-    """Refuses weights that are no numbers, which a training that diverged leaves.
-
-    Raises:
-        InputError: names the first tensor that has some, and ``where`` it comes from.
-    """
-    for name, tensor in weights.items():
-        if not bool(torch.isfinite(tensor.float()).all()):
-            raise InputError(f"{where}: {name} holds values that are no finite numbers")
+def is_finite(values: Any) -> bool:
+    """Whether all tensors in a nest of dicts and lists hold finite numbers alone: what diverged does not."""
+    if isinstance(values, Tensor):
+        return bool(torch.isfinite(values.float()).all())
+    if isinstance(values, dict):
+        return all(is_finite(value) for value in values.values())
+    return not isinstance(values, list | tuple) or all(is_finite(value) for value in values)
 
 
 def tensor_hash(tensors: dict[str, Tensor]) -> str:

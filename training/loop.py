@@ -240,7 +240,7 @@ def train(
             progress.update(figures)
             is_saved = rank == 0 and ((step + 1) % run.save_every == 0 or step + 1 == run.steps)
             values = trainer.state(step + 1) if is_saved and not diverged else {}
-            if diverged or not _is_finite(values):
+            if diverged or not checkpoint.is_finite(values):
                 raise SundaeError(
                     f"step {step + 1}: the training diverged, its figures or weights are no numbers any more: begin "
                     f"anew with a lower learning_rate; what was saved before is in {path.parent}"
@@ -266,12 +266,3 @@ def _restored(trainer: Trainer, path: Path) -> int:
         raise InputError(
             f"{path} is no state of such a training ({type(error).__name__}: {one_line(error)})"
         ) from error
-
-
-def _is_finite(values: Any) -> bool:
-    """Whether all tensors in a nest of dicts and lists hold finite numbers alone."""
-    if isinstance(values, Tensor):
-        return bool(torch.isfinite(values.float()).all())
-    if isinstance(values, dict):
-        return all(_is_finite(value) for value in values.values())
-    return not isinstance(values, list | tuple) or all(_is_finite(value) for value in values)

@@ -116,11 +116,12 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
         InputError: weights that are no finite numbers; or a module of other sizes, for the state is of a version that
             did not remember its preset.
     """
-    checkpoint.check_finite(weights, "the training to resume")
+    where = "the training to resume"
     try:
-        checkpoint.load_weights(module, weights, "the training to resume")
+        checkpoint.check_fit(module, weights, where)
     except InputError as error:
-        raise InputError("the training to resume began with another preset: name its own with --preset") from error
+        raise InputError(f"{where} began with another preset: name its own with --preset") from error
+    checkpoint.load_weights(module, weights, where)
 
 
 def _differs(path: Path, option: str, old: object, new: object) -> InputError:

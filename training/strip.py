@@ -14,6 +14,7 @@ import click
 from torch import Tensor
 
 from sundae_rt.errors import InputError
+from sundae_rt.files import check_new
 from sundae_rt.training import checkpoint, foreign
 
 
@@ -21,10 +22,9 @@ def strip(path: Path, out: Path, say: Callable[[str], None] = print) -> None:
     """Writes what :func:`foreign.read` finds in ``path`` to ``out``, and says what it leaves out.
 
     Raises:
-        InputError: no file that ``torch.save`` wrote, or one without tensors; or ``out`` exists.
+        InputError: no file that ``torch.save`` wrote, or one without tensors; or ``out`` exists or cannot be written.
     """
-    if out.exists():
-        raise InputError(f"{out} exists: name another file")
+    check_new(out)
     contents = foreign.read(path)
     left_out = ", ".join(contents.foreign) or "nothing"
     if not (count := _tensors(contents.values)):

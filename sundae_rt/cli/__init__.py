@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 import click
 
 from sundae_rt import __version__
+from sundae_rt.cli.interrupts import terminate_gently
 from sundae_rt.errors import SundaeError
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+"""The exit code after Ctrl-C or SIGTERM, as shells have it."""
 
 _COMMANDS = ("generate", "inpaint", "encode", "train", "export", "build", "info", "bench")
 
@@ -67,6 +68,7 @@ def main() -> NoReturn:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow thinks of a file's metadata
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text in any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
+    terminate_gently()
     code = run(sys.argv[1:])
     if code == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C, while threads end, brings no traceback

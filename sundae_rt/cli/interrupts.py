@@ -1,4 +1,4 @@
-"""Ctrl-C, where it would get lost."""
+"""Ctrl-C, where it would get lost, and SIGTERM, which is to end a command as gently."""
 
 import signal
 import threading
@@ -31,3 +31,13 @@ def held_back() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if came:  # whatever else the block raised
             raise KeyboardInterrupt
+
+
+def terminate_gently() -> None:
+    """From now on SIGTERM (`kill`, `timeout`, `docker stop`) does as Ctrl-C does, so that nothing half written stays.
+
+    Where Ctrl-C is ignored, or either is handled already, SIGTERM stays as it was.
+    """
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    if handlers == (signal.default_int_handler, signal.SIG_DFL):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))

@@ -1,4 +1,4 @@
-"""Ctrl-C, wherever it comes: one line, exit code 130, and every finished image whole."""
+"""Ctrl-C, wherever it comes, and SIGTERM: one line, exit code 130, and every finished image whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from fakes import IMAGE, FakeBackend, write_bundle
 from processes import SLOW, process
-from sundae_rt.cli.interrupts import held_back
+from sundae_rt.cli.interrupts import held_back, terminate_gently
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -27,21 +27,23 @@ def until(condition: Callable[[], Any]) -> None:
     pytest.fail("it took too long")
 
 
-def interrupt(*arguments: str, cwd: Path, once: Callable[[], Any]) -> tuple[int, str]:
+def interrupt(*arguments: str, cwd: Path, once: Callable[[], Any], by: int = signal.SIGINT) -> tuple[int, str]:
     with process(*arguments, cwd=cwd, code=SLOW) as program:
         until(once)
-        program.send_signal(signal.SIGINT)
+        program.send_signal(by)
         _, err = program.communicate(timeout=30)
         return program.returncode, err
 
 
-def test_ctrl_c_keeps_every_finished_image_whole_and_says_how_many(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_every_finished_image_whole_and_say_how_many(by: int, tmp_path: Path) -> None:
     write_bundle(tmp_path / "fake")
     out = tmp_path / "out"
     code, err = interrupt(
         *("generate", "--bundle", "fake", "--n", "5000", "--out", "out"),
         cwd=tmp_path,
         once=lambda: out.is_dir() and len(list(out.glob("0*.png"))) > 3,
+        by=by,
     )
     assert code == 130
     told = re.fullmatch(r"sundae-rt: interrupted: (\d+) of 5000 images are in out\n", err)
@@ -141,3 +143,12 @@ def test_ctrl_c_that_was_held_back_comes_whatever_else_the_block_raised() -> Non
         os.kill(os.getpid(), signal.SIGINT)
         raise ValueError("something else")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_sigterm_stays_as_it_was_where_ctrl_c_is_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a job in a shell's background
+    try:
+        terminate_gently()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)

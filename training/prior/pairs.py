@@ -25,7 +25,7 @@ from sundae_rt import noise
 from sundae_rt.conditioning import Conditioning
 from sundae_rt.errors import InputError, SundaeError
 from sundae_rt.families import Step, Sundae
-from sundae_rt.files import check_folder_of
+from sundae_rt.files import check_new
 from sundae_rt.schedule import Schedule, Settings
 from sundae_rt.training import encoding
 from sundae_rt.training.encoding import LatentDataset
@@ -50,9 +50,7 @@ def main(
     Every chain takes all its steps, none stops by itself; labels are drawn, in the shares of the bundle's data.
     """
     try:
-        if out.exists():
-            raise InputError(f"{out} exists: name another file")
-        check_folder_of(out)
+        check_new(out)
         drawn = draw(bundle, n, seed, temperature=temperature, choice_temperature=choice_temperature)
         encoding.write(out, drawn)
     except SundaeError as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import sundae_rt
 from sundae_rt.errors import InputError, SundaeError
-from sundae_rt.files import check_folder_of
+from sundae_rt.files import check_new
 from sundae_rt.manifest import Manifest
 from sundae_rt.training import checkpoint, encoding
 from sundae_rt.training.encoding import LatentDataset
@@ -32,9 +32,7 @@ from sundae_rt.training.vqgan.model import VQGAN
 def main(bundle: Path, count: int, seed: int, out: Path) -> None:
     """Draws codes as `sundae-rt generate` does, and writes them as `sundae-rt encode` writes codes."""
     try:
-        if out.exists():
-            raise InputError(f"{out} exists: name another file")
-        check_folder_of(out)
+        check_new(out)
         encoding.write(out, draw(bundle, count, seed))
     except SundaeError as error:
         raise click.ClickException(str(error)) from error
