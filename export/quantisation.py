@@ -49,29 +49,43 @@ def quantised(model: onnx.ModelProto, batches: Iterable[Mapping[str, NDArray[Any
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
 
-    def pair(name: str, scale: NDArray[np.float32], **axis: int) -> str:
-        """Rounds a tensor to 8 bits and back, once; returns the name of the outcome."""
+    def constant(name: str, values: NDArray[Any]) -> str:
         if name not in done:
             done.add(name)
-            parts = [name, f"{name}/scale", f"zero{list(scale.shape)}"]
-            graph.initializer.append(numpy_helper.from_array(scale, parts[1]))
-            if parts[2] not in done:
-                done.add(parts[2])
-                graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), parts[2]))
-            rounded = f"{name}/int8"
-            nodes.append(helper.make_node("QuantizeLinear", parts, [rounded], name=rounded, **axis))
-            back = helper.make_node("DequantizeLinear", [rounded, *parts[1:]], [f"{name}/back"], **axis)
-            back.name = back.output[0]
-            nodes.append(back)
-        return f"{name}/back"
+            graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    def scaled(kind: str, source: str, name: str, scale: NDArray[np.float32], output: str, **how: int) -> str:
+        shape = list(scale.shape)
+        zero = constant(f"zero{shape}", np.zeros(shape, np.int8))
+        inputs = [source, constant(f"{name}/scale{shape}", scale), zero]
+        nodes.append(helper.make_node(kind, inputs, [output], name=output, **how))
+        return output
+
+    def rounded(name: str, scale: NDArray[np.float32], rows: int = 0) -> str:
+        """Rounds a tensor to 8 bits and back, once; returns the name of the outcome.
+
+        One of ``rows`` is a weight with a scale for each column. What rounds it takes a column for a block, which ONNX
+        Runtime does eight times as fast as along an axis: it was most of the time that a prior took to load.
+        """
+        whole, back = f"{name}/int8", f"{name}/back"
+        if back not in done:
+            done.add(back)
+            if rows:
+                scaled("QuantizeLinear", name, name, scale[None], whole, axis=0, block_size=rows)
+                scaled("DequantizeLinear", whole, name, scale, back, axis=1)
+            else:
+                scaled("QuantizeLinear", name, name, scale, whole)
+                scaled("DequantizeLinear", whole, name, scale, back)
+        return back
 
     for node in graph.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         if node.output[0] in chosen:
             left, right = node.input
-            columns = column_scales(weights[right])
-            copy.input[:] = [pair(left, scales[left]), pair(right, columns, axis=1)]
+            weight = weights[right]
+            copy.input[:] = [rounded(left, scales[left]), rounded(right, column_scales(weight), len(weight))]
         nodes.append(copy)
     del graph.node[:]
     graph.node.extend(nodes)
