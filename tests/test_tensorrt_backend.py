@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,6 +61,13 @@ def keep(origin: Origin, engine: bytes, capability: str, profiles: tuple[Profile
     Cache(origin.folders).write(Key.of(origin, library, capability, profiles), engine)
 
 
+def in_the_way(origin: Origin) -> Origin:
+    """The same origin, where nothing can be kept."""
+    file = origin.folders[0] / "file"
+    file.write_text("in the way")
+    return replace(origin, folders=(file / "engines",))
+
+
 def doubled(graph: Any) -> bool:
     x = np.arange(6, dtype=np.int32).reshape(2, 3)
     return bool(np.array_equal(graph.run({"x": x})["y"], 2 * x))
@@ -105,12 +113,30 @@ def test_an_engine_that_does_not_load_is_built_anew_once(
     assert "minutes: tensorrt: denoiser (fp16): its engine does not load: deserialize: Error Code 1" in caplog.text
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
 def test_one_that_does_not_load_though_it_was_just_built_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, origin: Origin
+    monkeypatch: pytest.MonkeyPatch, origin: Origin, is_kept: bool
 ) -> None:
-    monkeypatch.setattr(obtain_module, "build", lambda *args, **options: b"foreign")
+    built = []
+
+    def build(library: Any, model: bytes, name: str, *args: Any, **options: Any) -> bytes:
+        built.append(name)
+        return b"foreign"
+
+    monkeypatch.setattr(obtain_module, "build", build)
+    if not is_kept:
+        origin = in_the_way(origin)
     with pytest.raises(BackendError, match=r"^tensorrt: denoiser \(fp16\): its engine does not load: "):
         backend().load(GraphSource(b"graph", "denoiser (fp16)", origin=origin))
+    assert built == ["denoiser (fp16)"]
+
+
+def test_one_that_cannot_be_kept_runs_this_once_and_the_log_says_so(
+    builds: list[str | None], origin: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert doubled(backend().load(GraphSource(b"graph", "denoiser (fp16)", origin=in_the_way(origin))))
+    assert builds == ["portable"]
+    assert "the engine of denoiser (fp16) is not kept: cannot keep an engine in " in caplog.text
 
 
 @pytest.mark.parametrize(

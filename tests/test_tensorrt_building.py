@@ -15,7 +15,7 @@ from sundae_rt.bundle import Bundle
 from sundae_rt.errors import BackendError
 from sundae_rt.tensorrt import obtain as obtain_module
 from sundae_rt.tensorrt.building import PORTABLE, _Phases, build, capabilities, check_capability
-from sundae_rt.tensorrt.obtain import obtain
+from sundae_rt.tensorrt.obtain import Obtained, obtain
 from sundae_rt.tensorrt.opening import Library, open_library
 from sundae_rt.tensorrt.profiles import Profile
 
@@ -108,21 +108,22 @@ def origin(tmp_path: Path) -> Origin:
 
 def test_an_engine_is_built_once(library: Library, origin: Origin, engine: bytes) -> None:
     said: list[str] = []
-    first, path = obtain(library, model(), origin, (PORTABLE,), SIZES, say=said.append)
-    second, again = obtain(library, model(), origin, (PORTABLE,), SIZES, say=said.append)
-    assert first == second == engine
-    assert path is not None and path.read_bytes() == engine and again is None
+    first = obtain(library, model(), origin, (PORTABLE,), SIZES, say=said.append)
+    second = obtain(library, model(), origin, (PORTABLE,), SIZES, say=said.append)
+    assert first.data == engine and first.seconds is not None and first.fault == ""
+    assert first.path is not None and first.path.read_bytes() == engine
+    assert second == Obtained(engine, first.path)
     assert said == ["building the engine of denoiser (fp32), which takes minutes"]
 
 
 def test_one_that_is_damaged_is_built_anew_and_the_line_says_why(
     library: Library, origin: Origin, engine: bytes
 ) -> None:
-    _, path = obtain(library, model(), origin, (PORTABLE,), SIZES, say=lambda line: None)
+    path = obtain(library, model(), origin, (PORTABLE,), SIZES, say=lambda line: None).path
     assert path is not None
     path.write_bytes(engine[: len(engine) // 2])
     said: list[str] = []
-    assert obtain(library, model(), origin, (PORTABLE,), SIZES, say=said.append)[0] == engine
+    assert obtain(library, model(), origin, (PORTABLE,), SIZES, say=said.append).data == engine
     (line,) = said
     assert f"has {len(engine) // 2} bytes and should have {len(engine)}" in line
 
@@ -138,18 +139,20 @@ def test_ctrl_c_ends_the_build_and_leaves_nothing_behind(library: Library, origi
         obtain(library, graph, origin, (PORTABLE,), SIZES, folder=folder, **quiet)
     assert not any(thread.name.startswith("building ") for thread in threading.enumerate())
     assert not origin.folders[0].exists()
-    assert obtain(library, model(), origin, (PORTABLE,), SIZES, say=lambda line: None)[1] is not None
+    assert obtain(library, model(), origin, (PORTABLE,), SIZES, say=lambda line: None).path is not None
 
 
-def test_one_that_cannot_be_kept_is_used_this_once(
+def test_one_that_cannot_be_kept_says_that_it_was_built_and_where_it_could_not_be_written(
     library: Library, tmp_path: Path, engine: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(obtain_module, "build", lambda *args, **options: engine)
     (tmp_path / "file").write_text("in the way")
-    said: list[str] = []
-    origin = Origin("denoiser", "fp32", "a" * 64, (tmp_path / "file" / "engines",))
-    assert obtain(library, model(), origin, (PORTABLE,), SIZES, say=said.append) == (engine, None)
-    assert "the engine of denoiser (fp32) is not kept: cannot keep an engine in " in said[1]
+    place = tmp_path / "file" / "engines"
+    origin = Origin("denoiser", "fp32", "a" * 64, (place,))
+    obtained = obtain(library, model(), origin, (PORTABLE,), SIZES, say=lambda line: None)
+    assert (obtained.data, obtained.path) == (engine, None)
+    assert obtained.seconds is not None
+    assert obtained.fault == f"cannot keep an engine in {place}: not writable"
 
 
 # Progress

@@ -1,6 +1,7 @@
 """TensorRT: the backend `tensorrt`, on the first visible NVIDIA GPU."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -10,8 +11,10 @@ from sundae_rt.backends.source import GraphSource
 from sundae_rt.errors import BackendError
 from sundae_rt.tensorrt.building import PORTABLE, capabilities
 from sundae_rt.tensorrt.engine import Engine, UnusableEngine
-from sundae_rt.tensorrt.obtain import kept, obtain
+from sundae_rt.tensorrt.obtain import Obtained, kept, obtain
 from sundae_rt.tensorrt.opening import Library, open_library
+
+_log = logging.getLogger("sundae_rt")
 
 
 class TensorRTBackend:
@@ -60,19 +63,28 @@ class TensorRTBackend:
 
     def load(self, source: GraphSource) -> Engine:
         """See `Backend.load`; nothing is derived here."""
-        graph, _, variant = source.name.partition(" ")
-        sha256 = hashlib.sha256(source.model).hexdigest()
-        origin = source.origin or Origin(graph, variant.strip("()"), sha256, ())
-        wanted = (self._library, source.model, origin, self._capabilities)
-        data, built = obtain(*wanted, folder=source.folder)
+        obtained = self._obtained(source)
         try:
-            return Engine(self._library, self._driver, data, f"tensorrt: {source.name}")
+            return self._loaded(source, obtained)
         except UnusableEngine as error:
-            if built is not None:
+            if obtained.seconds is not None:  # another build would make the same
                 raise
-            data, _ = obtain(*wanted, folder=source.folder, why=str(error))
-        return Engine(self._library, self._driver, data, f"tensorrt: {source.name}")
+            obtained = self._obtained(source, why=str(error))
+        return self._loaded(source, obtained)
 
     def is_built(self, origin: Origin) -> bool:
         """See `Backend.is_built`."""
         return kept(self._library, origin, self._capabilities)[0] is not None
+
+    def _obtained(self, source: GraphSource, why: str = "") -> Obtained:
+        """A graph's engine, as `obtain`; it runs this once where it cannot be kept."""
+        graph, _, variant = source.name.partition(" ")
+        sha256 = hashlib.sha256(source.model).hexdigest()
+        origin = source.origin or Origin(graph, variant.strip("()"), sha256, ())
+        obtained = obtain(self._library, source.model, origin, self._capabilities, folder=source.folder, why=why)
+        if obtained.fault:
+            _log.warning("the engine of %s is not kept: %s", origin, obtained.fault)
+        return obtained
+
+    def _loaded(self, source: GraphSource, obtained: Obtained) -> Engine:
+        return Engine(self._library, self._driver, obtained.data, f"tensorrt: {source.name}")

@@ -12,6 +12,7 @@ from sundae_rt.engines import DEFAULT
 
 if TYPE_CHECKING:
     from sundae_rt.bundle import Bundle
+    from sundae_rt.choice import Variant
     from sundae_rt.manifest import Manifest
     from sundae_rt.tensorrt.opening import Library
 
@@ -58,11 +59,13 @@ def build_engines(
     """Build what `command` says, and say so, a line for each graph on stdout.
 
     Raises:
-        BundleError: the bundle is damaged, or has no such precision.
+        BundleError: the bundle is damaged, has weights that its manifest does not name, or has no such precision.
         BackendError: TensorRT is missing, does not build for that GPU, or does not take a graph.
-        InputError: batch sizes out of order.
+        InputError: batch sizes out of order; or an engine cannot be kept, and no further one is built.
     """
     with held_back():
+        from sundae_rt.errors import InputError
+        from sundae_rt.graphs import graph_source
         from sundae_rt.tensorrt.obtain import obtain
         from sundae_rt.tensorrt.opening import open_library
         from sundae_rt.tensorrt.profiles import parse_all
@@ -72,24 +75,30 @@ def build_engines(
         library = open_library()
     capability = _capability(library, capability)
     for graph, variant in variants.items():
-        origin = bundle.origin(graph, variant)
-        with bundle.weights(graph, variant) as folder, _Line(str(origin)) as line:
-            engine, path = obtain(
+        origin = bundle.origin(graph, variant.source)
+        with graph_source(bundle, graph, variant) as source, _Line(str(origin)) as line:
+            obtained = obtain(
                 library,
-                bundle.read(graph, variant),
+                source.model,
                 origin,
                 (capability,),
                 profiles,
-                folder=folder,
+                folder=source.folder,
                 why="asked for with --force" if force else "",
                 say=line.say,
                 progress=line.draw,
             )
-        size = f"{len(engine) / 1e6:.1f} MB for {capability}, batches of {', '.join(map(str, profiles))}"
-        click.echo(f"{origin}: {size}, " + ("is there" if path is None else f"built in {line.seconds:.0f} s, {path}"))
+        built = "" if obtained.seconds is None else f"built in {obtained.seconds:.0f} s"
+        if obtained.fault:
+            raise InputError(
+                f"the engine of {origin} was {built} but is not kept ({obtained.fault}): "
+                "build again once it can be written"
+            )
+        size = f"{len(obtained.data) / 1e6:.1f} MB for {capability}, batches of {', '.join(map(str, profiles))}"
+        click.echo(f"{origin}: {size}, {f'{built}, {obtained.path}' if built else 'is there'}")
 
 
-def _variants(manifest: "Manifest", precision: str) -> dict[str, str]:
+def _variants(manifest: "Manifest", precision: str) -> "dict[str, Variant]":
     """The variant to build of each graph."""
     from sundae_rt.backends import Backend
     from sundae_rt.backends.tensorrt import TensorRTBackend
@@ -103,7 +112,7 @@ def _variants(manifest: "Manifest", precision: str) -> dict[str, str]:
             f"export it again with --variants fp32,{precision}"
         )
     backend = cast(Backend, TensorRTBackend)
-    return {graph: choose_variant(manifest, graph, backend, precision).name for graph in manifest.graphs}
+    return {graph: choose_variant(manifest, graph, backend, precision) for graph in manifest.graphs}
 
 
 def _capability(library: "Library", wanted: str | None) -> str:
@@ -135,7 +144,6 @@ class _Line:
         self._is_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._start = time.monotonic()
         self._drawn = False
-        self.seconds = 0.0
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -154,6 +162,5 @@ class _Line:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.seconds = time.monotonic() - self._start
         if self._drawn:
             click.echo("\r\x1b[K", nl=False, err=True)

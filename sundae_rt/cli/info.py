@@ -69,17 +69,18 @@ def _facts(bundle: "Bundle") -> dict[str, Any]:
 
 def _graph(bundle: "Bundle", graph: str, variant: str) -> dict[str, Any]:
     """A graph's file as the manifest has it, its size with that of its data, and what is wrong with them (`fault`)."""
+    from sundae_rt.choice import Variant
     from sundae_rt.errors import BundleError
+    from sundae_rt.graphs import graph_source
 
-    size, fault = None, None
+    file, size, fault = bundle.manifest.graphs[graph][variant], None, None
     try:
         size = bundle.size(graph, variant)
-        bundle.read(graph, variant)
-        with bundle.weights(graph, variant):
+        with graph_source(bundle, graph, Variant(variant, variant, file)):
             pass
     except BundleError as error:
         fault = str(error)
-    entry = {key: value for key, value in asdict(bundle.manifest.graphs[graph][variant]).items() if value is not None}
+    entry = {key: value for key, value in asdict(file).items() if value is not None}
     return {**entry, "bytes": size, "fault": fault}
 
 

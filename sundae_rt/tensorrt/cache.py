@@ -59,6 +59,19 @@ class Key:
         return f"{self.graph}-{self.variant}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An engine that lies in a cache.
+
+    Attributes:
+        data: its bytes.
+        path: its file.
+    """
+
+    data: bytes
+    path: Path
+
+
 class Cache:
     """The engines in some folders, of which the first that can be written takes new ones.
 
@@ -69,13 +82,13 @@ class Cache:
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = tuple(folders)
 
-    def read(self, key: Key) -> tuple[bytes | None, str]:
+    def read(self, key: Key) -> tuple[Stored | None, str]:
         """The engine of a key; or None, and why what is there does not serve, which is empty where nothing is."""
         reasons = []
         for folder in self._folders:
-            engine, reason = _read(folder, key)
-            if engine is not None:
-                return engine, ""
+            found, reason = _read(folder, key)
+            if found is not None:
+                return found, ""
             reasons.append(reason)
         reasons += [_difference(key, entry) for folder in self._folders for entry in _others(folder, key)]
         return None, next(filter(None, reasons), "")
@@ -117,7 +130,7 @@ class Cache:
                         (folder / f"{entry['stem']}{suffix}").unlink()
 
 
-def _read(folder: Path, key: Key) -> tuple[bytes | None, str]:
+def _read(folder: Path, key: Key) -> tuple[Stored | None, str]:
     entry = _entry(folder / f"{key.stem}.json")
     path = folder / f"{key.stem}.engine"
     if entry is None:
@@ -132,7 +145,7 @@ def _read(folder: Path, key: Key) -> tuple[bytes | None, str]:
         return None, f"{path} has {len(engine)} bytes and should have {entry.get('bytes')}"
     if hashlib.sha256(engine).hexdigest() != entry.get("sha256"):
         return None, f"{path} is damaged or was altered"
-    return engine, ""
+    return Stored(engine, path), ""
 
 
 def _entry(path: Path) -> dict[str, Any] | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 import types
@@ -136,6 +138,49 @@ def test_a_damaged_graph_is_not_built(run: Any, builds: list[Any]) -> None:
     result = run("build", "--bundle", "fake")
     assert (result.code, builds) == (1, [])
     assert "denoiser.onnx is damaged or was altered" in result.err[0]
+
+
+def test_weights_that_the_manifest_does_not_name_are_not_built_wherever_it_is_called(
+    run: Any, builds: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = "denoiser\n\x08location\x12\x07weights"  # as ONNX says where weights lie
+    Path("fake/denoiser.onnx").write_bytes(model.encode())
+    Path("fake/weights").write_text("of somebody")
+    manifest = json.loads(Path("fake/manifest.json").read_text())
+    manifest["graphs"]["denoiser"]["fp32"] = entry("denoiser", content=model)
+    Path("fake/manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir("fake")  # where TensorRT would look for them
+    result = run("build", "--bundle", ".")
+    assert (result.code, result.out, builds) == (1, [], [])
+    assert result.err == [
+        "sundae-rt: .: denoiser has weights in 'weights', which its manifest does not name: export it"
+    ]
+    assert not Path("engines").exists()
+
+
+def test_an_engine_that_cannot_be_kept_is_an_error_and_what_was_kept_stays(
+    run: Any, builds: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, room = Path.write_bytes, [True, False]
+
+    def until_full(path: Path, data: bytes) -> int:
+        if path.suffix == ".engine" and not room.pop(0):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, data)
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", until_full)
+        result = run("build", "--bundle", "fake")
+    assert result.code == 1
+    assert [line.partition(":")[0] for line in result.out] == ["denoiser (fp32)"]
+    told = result.err[-1]
+    assert told.startswith("sundae-rt: the engine of decoder (fp32) was built in 0 s but is not kept (cannot write ")
+    assert "fake/engines/decoder-fp32-" in Path(told).as_posix() and os.strerror(errno.ENOSPC) in told
+    assert len(result.err) == 3  # of which two say that a build begins
+    assert sorted(path.name.partition("-")[0] for path in Path("fake/engines").iterdir()) == ["denoiser"] * 2
+    result = run("build", "--bundle", "fake")
+    assert result.code == 0
+    assert result.out[0].endswith(", is there") and ", built in " in result.out[1]
 
 
 def test_export_builds_them_in_one_go_where_that_is_asked_for(

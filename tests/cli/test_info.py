@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fake_tensorrt import FakeDriver, fake_library
-from fakes import LABELS, absorbing, labelled, write_bundle
+from fakes import LABELS, absorbing, entry, labelled, write_bundle
 from sundae_rt import backends
 from sundae_rt.backends import driver as driver_module
 from sundae_rt.backends import installation
@@ -150,6 +150,31 @@ def test_altered_and_missing_files_are_shown_and_end_in_an_error(run: Any) -> No
     assert sum("NOT INTACT" in line for line in result.out) == 2
     assert len(result.err) == 1
     assert "denoiser.onnx is damaged or was altered" in result.err[0]
+
+
+@pytest.mark.parametrize(
+    ("is_named", "content", "fault"),
+    [
+        (True, "weights", None),
+        (True, "altered", "weights is damaged or was altered"),
+        (False, "weights", "denoiser has weights in 'weights', which its manifest does not name"),
+    ],
+)
+def test_a_graph_is_intact_if_its_weights_are_those_that_the_manifest_names(
+    run: Any, is_named: bool, content: str, fault: str | None
+) -> None:
+    model = "denoiser \n\x08location\x12\x07weights"  # as ONNX says where weights lie
+    file = entry("denoiser", content=model)
+    if is_named:
+        file["data"] = {"file": "weights", "sha256": hashlib.sha256(b"weights").hexdigest()}
+    write_bundle(Path("large"), holds=("denoiser",), graphs={"denoiser": {"fp32": file}})
+    Path("large/denoiser.onnx").write_bytes(model.encode())
+    Path("large/weights").write_text(content)
+    result = run("info", "large")
+    (line,) = [line for line in result.out if line.startswith("  denoiser  fp32 ")]
+    assert line.endswith("  intact" if fault is None else "  NOT INTACT")
+    assert result.code == (0 if fault is None else 1)
+    assert fault is None or fault in result.err[0]
 
 
 def test_what_is_no_bundle_is_refused(run: Any) -> None:
