@@ -1,1 +1,1 @@
-"""What reproduces every number that the README claims. Not installed: run from the repository's root."""
+"""Speeds, memory and distances that the README claims, reproduced. Not installed: run from the repository's root."""

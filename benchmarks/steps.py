@@ -83,7 +83,7 @@ class Judge:
         count: pictures in each set.
 
     Raises:
-        click.ClickException: a folder holds too few pictures.
+        InputError: a folder holds too few pictures.
     """
 
     def __init__(self, data: Path, side: int, count: int) -> None:
@@ -187,10 +187,7 @@ def _drawn(folder: Path, side: int, count: int, wanted: int = 0) -> NDArray[np.u
     Returns uint8 [N, side, side, 3].
     """
     images = ImageFolder(folder, side)
-    if len(images) < count:
-        raise click.ClickException(f"{folder} holds {len(images)} pictures, and {count} are needed: lower --count")
-    chosen = np.random.default_rng(0).permutation(len(images))[: max(count, wanted)]
-    return np.stack([images[int(index)].numpy() for index in chosen])
+    return np.stack([images[index].numpy() for index in images.chosen(max(count, min(wanted, len(images))))])
 
 
 def _table(name: str, points: Sequence[Point], zero: float) -> list[str]:

@@ -78,8 +78,10 @@ def export_checkpoint(
         raise InputError("--preset and --random-weights go together: a preset has no trained weights")
     if preset is not None and (checkpoint is not None or vqgan is not None):
         raise InputError("--preset makes both models: leave out --checkpoint and --vqgan")
-    if preset is not None and (vqgan_config is not None or image_size is not None):
-        raise InputError("--preset has sizes of its own: leave out --vqgan-config and --image-size")
+    if preset is not None and (config is not None or vqgan_config is not None or image_size is not None):
+        raise InputError("--preset has sizes of its own: leave out --config, --vqgan-config and --image-size")
+    if config is None and (label_order != "index" or label_names is not None):
+        raise InputError("--label-order and --label-names are for published priors: give their --config")
     name = _bundle_name(out)
     with replacing_folder(out, force=force) as folder:
         sources = (

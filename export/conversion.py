@@ -1,4 +1,4 @@
-"""PyTorch modules to ONNX bytes: dynamic batch, opset 22, no trace of the machine that made them."""
+"""PyTorch modules to ONNX models: dynamic batch, opset 22, no trace of the machine that made them."""
 
 from __future__ import annotations
 

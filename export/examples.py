@@ -146,7 +146,7 @@ def denoiser_inputs(
 def _sampled(
     prior: PriorHalf, run: Run, count: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32] | None, list[Arrays]]:
-    """Samples by the family's own rules: the codes, their labels, and the inputs of every third step."""
+    """Samples by the family's own rules: the codes, their labels, and the first images' inputs of every third step."""
     places = int(np.prod(prior.model.config.latent_grid))
     family = FAMILIES[prior.family](prior.model.config.vocabulary)
     steps = min(prior.schedule.steps, STEPS)

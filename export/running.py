@@ -28,7 +28,7 @@ def opened(model: onnx.ModelProto, folder: Path | None = None, *, fuses: bool = 
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.enable_mem_pattern = False  # as the runtime does, for the sake of memory
+    options.enable_mem_pattern = False  # as the runtime does with large graphs, for the sake of memory
     if not fuses:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if folder is not None:

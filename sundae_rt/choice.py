@@ -18,8 +18,9 @@ from typing import Final
 
 from sundae_rt.backends import Backend, names, open_backend, timings
 from sundae_rt.bundle import Bundle
-from sundae_rt.errors import BackendError, BundleError, InputError, shown
+from sundae_rt.errors import BackendError, BundleError, shown
 from sundae_rt.manifest import GraphFile, Manifest
+from sundae_rt.validation import one_of
 
 _log = logging.getLogger("sundae_rt")
 
@@ -112,8 +113,7 @@ def choose_backend(bundle: Bundle, name: str, variant: str, threads: int | None)
         InputError: an unknown name.
         BackendError: the backend is not present; the message says what is missing. Or none is.
     """
-    if name not in ("auto", *names()):
-        raise InputError(f"backend must be one of auto, {', '.join(names())}, not {shown(name)}")
+    one_of("backend", name, ("auto", *names()))
     known = [
         timing
         for timing in timings.recall(bundle.fingerprint, threads)
@@ -131,7 +131,7 @@ def choose_backend(bundle: Bundle, name: str, variant: str, threads: int | None)
             continue
         if not _can_run(bundle, backend, timing.variant):
             continue
-        if fault := unbuilt(bundle, backend, timing.variant):
+        if fault := _fault(bundle, backend, timing.variant):
             _log.info("%s, which was the fastest, is passed over: %s", timing.backend, fault)
         else:
             _log.info(
@@ -176,7 +176,7 @@ def _by_rule(bundle: Bundle, variant: str, threads: int | None) -> tuple[Backend
         wanted = ["auto", *liked] if liked and variant == "auto" else liked
         faults = []
         for one in wanted:
-            if (fault := unbuilt(bundle, backend, one)) is None:
+            if (fault := _fault(bundle, backend, one)) is None:
                 _say(backend, reasons)
                 return backend, one
             faults.append(fault)
@@ -185,13 +185,21 @@ def _by_rule(bundle: Bundle, variant: str, threads: int | None) -> tuple[Backend
         reasons.append(f"{name}: {faults[0] if faults else _unfit(bundle.manifest, backend, variant)}")
     # None is there for what is asked for; one that can run it does, and else the last says why it does not.
     for backend in others:
-        if _can_run(bundle, backend, variant) and unbuilt(bundle, backend, variant) is None:
+        if _can_run(bundle, backend, variant) and _fault(bundle, backend, variant) is None:
             _say(backend, reasons)
             return backend, variant
     if not others:
         raise BackendError(f"no backend is there to take: {'; '.join(reasons)}")
     _say(others[-1], reasons)
     return others[-1], variant
+
+
+def _fault(bundle: Bundle, backend: Backend, variant: str) -> str | None:
+    """Why `auto` passes over a backend: a graph that it cannot run, or engines that are not built; None if neither."""
+    try:
+        return unbuilt(bundle, backend, variant)
+    except BackendError as error:
+        return str(error)
 
 
 def _say(backend: Backend, reasons: list[str]) -> None:

@@ -6,7 +6,7 @@
 | greyscale, 1 bit, palette                               | RGB                                                       |
 | any of these with an alpha channel or transparent index | RGBA                                                      |
 | EXIF orientation                                        | pixels turned upright, without the tag                    |
-| an RGB colour profile (ICC)                             | kept in `info["icc_profile"]`; all other metadata is left |
+| an RGB colour profile (ICC)                             | kept in `info["icc_profile"]`; other metadata is dropped  |
 | MPO (JPEG with previews, as phones write it)            | its first frame, which is the photograph                  |
 | 16 bits and more, floating point, CMYK, YCbCr, LAB, HSV | refused: converting them would change kept pixels         |
 | animations, several pages                               | refused: which frame is meant?                            |

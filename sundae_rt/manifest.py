@@ -65,7 +65,7 @@ class GraphFile:
     Attributes:
         file: plain file name inside the bundle.
         sha256: digest of the file's bytes, 64 hex digits.
-        requires: what a backend must provide to run it, such as "cuda"; empty if any backend can.
+        requires: what a backend must provide to run it, such as "half"; empty if any backend can.
         data: the file of its weights, where they are not in `file`; left out of the JSON where there is none.
     """
 

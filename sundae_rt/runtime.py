@@ -150,6 +150,9 @@ class Runtime:
 
         Arguments are checked at once; the images are queued when the first is asked for. Closing the generator, by the
         thread that iterates, cancels what is not finished.
+
+        Raises:
+            QueueFullError: more than `max_waiting` images would wait, when the first is asked for.
         """
         everywhere = np.ones(self.manifest.latent_grid, np.bool_)
         label_id = None if label is None else self._conditioning.label_id(label)
@@ -178,6 +181,9 @@ class Runtime:
 
         Returns:
             Samples in order of index, whose images have the input's size and its very pixels where the mask keeps them.
+
+        Raises:
+            QueueFullError: more than `max_waiting` images would wait.
         """
         plan = self.plan_inpainting(image, mask)
         for note in plan.notes:
@@ -227,7 +233,12 @@ class Runtime:
         return self._stream(self._request(n, seed, label_id, settings, plan.repaint, kept), plan.paste)
 
     def schedule(self, **settings: Unpack[Settings]) -> Schedule:
-        """The schedule that a call with these settings follows: the manifest's own where they say nothing."""
+        """The schedule that a call with these settings follows: the manifest's own where they say nothing.
+
+        Raises:
+            InputError: a value out of range, or one that means nothing to the bundle's family.
+            TypeError: a setting that there is none.
+        """
         known = self._family.settings
         for name, value in settings.items():
             if name not in Schedule.__dataclass_fields__:
@@ -243,7 +254,7 @@ class Runtime:
         return self.manifest.default_schedule.with_changes(**settings)
 
     def encode(self, images: NDArray[np.uint8]) -> Codes:
-        """Codes of images: uint8 [N,H,W,3] -> int32 [N,h,w]."""
+        """Codes of images: uint8 [N,H,W,3] -> int32 [N,h,w], 0 .. `manifest.image_codes` - 1; N is 1 or more."""
         self._graphs.require("encoder")
         shape = (None, *(self.manifest.image_size or ()), 3)
         pixels = whole_array("images", images, shape, 0, 255, np.uint8)
@@ -251,7 +262,7 @@ class Runtime:
         return codes.reshape(-1, *self.manifest.latent_grid)
 
     def decode(self, codes: NDArray[np.integer[Any]]) -> Pixels:
-        """Images of codes: int32 [N,h,w] -> uint8 [N,H,W,3]."""
+        """Images of codes: int [N,h,w], 0 .. `manifest.image_codes` - 1 -> uint8 [N,H,W,3]; N is 1 or more."""
         self._graphs.require("decoder")
         flat = self._flat(codes, self.manifest.image_codes)
         return self._graphs.run_in_batches("decoder", {"codes": flat}, self._image_batch)["images"]

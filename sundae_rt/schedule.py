@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, TypedDict, Unpack, get_args
 
 from sundae_rt.errors import InputError, shown
 from sundae_rt.validation import one_of, real, real_pair, whole
@@ -46,7 +46,7 @@ class Schedule:
     """What each step of sampling does: temperature and sample proportion, linear from the first step to the last.
 
     Attributes:
-        steps: unroll steps at most, 1 .. `MAX_STEPS`.
+        steps: denoising steps at most, 1 .. `MAX_STEPS`.
         temperature: (first, last) step's temperature, each finite and >= 0; 0 takes the most probable code.
         proportion: (first, last) step's sample proportion, each in (0, 1]: the chance of each editable code to be
             written, or with order "confidence" the share of them that is (rounded, at least one). "ancestral": step k
@@ -102,37 +102,21 @@ class Schedule:
                 raise InputError(f"{name} must have a value, not null")
         return cls().with_changes(**settings)
 
-    def with_changes(
-        self,
-        *,
-        steps: int | None = None,
-        temperature: float | Sequence[float] | None = None,
-        proportion: float | Sequence[float] | Ancestral | None = None,
-        min_steps: int | None = None,
-        guidance: float | None = None,
-        stop: Stop | None = None,
-        order: Order | None = None,
-        choice_temperature: float | Sequence[float] | None = None,
-    ) -> "Schedule":
+    def with_changes(self, **settings: Unpack[Settings]) -> "Schedule":
         """This schedule with the given values in place of its own; one number stands for a pair of equal ones.
 
         A `min_steps` of its own that `steps` undercuts is lowered to it, and one that `stop` does not know is raised;
         one that was given is not.
+
+        Raises:
+            InputError: a value out of range, named.
+            TypeError: a setting that there is none.
         """
-        if min_steps is None:
-            most = self.steps if steps is None else whole("steps", steps, 1, MAX_STEPS)
-            min_steps = min(max(self.min_steps, _fewest(self.stop if stop is None else stop)), most)
-        changes = {
-            "steps": steps,
-            "temperature": temperature,
-            "proportion": proportion,
-            "min_steps": min_steps,
-            "guidance": guidance,
-            "stop": stop,
-            "order": order,
-            "choice_temperature": choice_temperature,
-        }
-        return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+        changes: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        if "min_steps" not in changes:
+            most = whole("steps", changes.get("steps", self.steps), 1, MAX_STEPS)
+            changes["min_steps"] = min(max(self.min_steps, _fewest(changes.get("stop", self.stop))), most)
+        return replace(self, **changes)
 
     def temperature_at(self, step: int) -> float:
         """The temperature of a step, 0 .. steps - 1."""

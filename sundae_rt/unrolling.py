@@ -25,7 +25,8 @@ UNSURE: Final = 4
 def steps_at_once(family: Family, progress: Iterable[tuple[Schedule, int]]) -> int:
     """How many steps a batch takes before the host looks at it again: 1 where the next step depends on the model.
 
-    Never more than the shortest schedule has left, so that whoever waits for a slot gets it as soon as step by step.
+    Never more than the shortest schedule has left, so that its slot is free at once; that of an image that stops by
+    itself may be late by the steps that were run for nothing.
 
     Args:
         family: whose rules hold.

@@ -73,6 +73,19 @@ def test_auto_passes_over_a_backend_that_is_there_for_other_variants(
     assert "chip: fake has none of its variants (fp8, fp4)" in caplog.text
 
 
+def test_auto_passes_over_a_backend_that_cannot_run_one_of_the_graphs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, present: dict[str, object]
+) -> None:
+    caplog.set_level(logging.INFO)
+    present["plain"] = lambda threads: sharp
+    sharp = backend("plain", "fp32")
+    sharp.provides = frozenset({"uint8"})
+    held = {graph: {"fp32": entry(graph, *(["uint8"] if graph == "decoder" else []))} for graph in ALL_GRAPHS}
+    chosen, _ = choose_backend(Bundle.open(write_bundle(tmp_path, graphs=held)), "auto", "auto", None)
+    assert chosen is sharp
+    assert "chip: the backend 'chip' does not provide uint8" in caplog.text
+
+
 @pytest.mark.parametrize(("wanted", "taken"), [("fp32", PLAIN), ("half", CHIP), ("tiny", CHIP), ("int8", IDLE)])
 def test_auto_takes_a_backend_for_the_variant_that_is_asked_for(
     tmp_path: Path, wanted: str, taken: FakeBackend

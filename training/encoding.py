@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sundae_rt.errors import InputError, one_line, shown
-from sundae_rt.files import replacing
+from sundae_rt.files import check_folder_of, replacing
 from sundae_rt.training import about, checkpoint, config
 from sundae_rt.training.data import SUFFIXES, check_labels, image_side
 from sundae_rt.training.idx import Images, open_images
@@ -175,13 +175,14 @@ def encode_folder(
 
     Raises:
         InputError: no images, unreadable images, an ``about.toml`` that is none, not exactly one encoder; or ``out`` is
-            the name of an image, and might be one of these.
+            the name of an image, and might be one of these, or lies in no folder.
         BundleError: a bundle whose images are not square.
     """
     if sum(source is not None for source in (vqgan, bundle, preset)) != 1:
         raise InputError("name one to encode with: a VQ-GAN checkpoint, a bundle, or a preset whose codes are pixels")
     if out.suffix.lower() in SUFFIXES:
         raise InputError(f"{out} is the name of an image: name the data set another, such as codes.safetensors")
+    check_folder_of(out)
     if bundle is not None:
         import sundae_rt
 

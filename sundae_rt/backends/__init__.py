@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sundae_rt.backends.origin import Origin
 from sundae_rt.backends.source import GraphSource
-from sundae_rt.errors import InputError, shown
+from sundae_rt.validation import one_of
 
 
 class Graph(Protocol):
@@ -140,6 +140,4 @@ def open_backend(name: str, threads: int | None = None) -> Backend:
         InputError: an unknown name.
         BackendError: the backend is not present; the message says what is missing.
     """
-    if name not in (*_BACKENDS,):
-        raise InputError(f"backend must be one of auto, {', '.join(_BACKENDS)}, not {shown(name)}")
-    return _BACKENDS[name](threads)
+    return _BACKENDS[one_of("backend", name, names())](threads)

@@ -52,11 +52,11 @@ def remember(fingerprint: str, threads: int | None, timings: Sequence[Timing]) -
     Raises:
         InputError: the file cannot be written.
     """
-    entries = _read()
-    # Those of other versions of the libraries will never be asked for again.
-    entries = {key: entry for key, entry in entries.items() if json.loads(key)[0] != fingerprint}
+    here = _key(fingerprint, threads)
+    # Those of other versions of the libraries will never be asked for again; those of another machine may.
+    entries = {key: entry for key, entry in _read().items() if json.loads(key)[:-1] != json.loads(here)[:-1]}
     if timings:
-        entries[_key(fingerprint, threads)] = [asdict(timing) for timing in timings]
+        entries[here] = [asdict(timing) for timing in timings]
     with replacing(path()) as temporary:
         temporary.write_text(json.dumps({"format": _FORMAT, "entries": entries}, indent=1) + "\n", encoding="utf-8")
 

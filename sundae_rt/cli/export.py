@@ -115,6 +115,10 @@ def command(
 
     from sundae_rt.export import export_checkpoint
 
+    if tensorrt:
+        from sundae_rt.tensorrt.opening import open_library
+
+        open_library()  # where it is missing, that is said before the export
     export_checkpoint(
         checkpoint,
         out=out,

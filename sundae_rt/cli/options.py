@@ -107,7 +107,7 @@ def _with_sampling_options(unlabelled: str, command: Command) -> Command:
         show_default=True,
         help="Image i has the seed S + i.",
     )
-    @click.option("--steps", type=click.IntRange(1), metavar="N", help="Unroll steps at most.  [the bundle's]")
+    @click.option("--steps", type=click.IntRange(1), metavar="N", help="Denoising steps at most.  [the bundle's]")
     @click.option(
         "--temperature", type=_pair, metavar="A:B", help="From the first step to the last; or one A.  [the bundle's]"
     )

@@ -3,7 +3,7 @@
 Two libraries have the same interface: `tensorrt`, and `tensorrt_rtx`, which builds engines on a machine without a GPU.
 Nothing here imports PyTorch or onnx: the machine that serves builds its own engines.
 
-    library     which of the two is there, and what it says went wrong
+    opening     which of the two is there, and what it says went wrong
     profiles    the batch sizes that an engine is made for
     guidance    the one edit that a graph needs before TensorRT takes it
     building    graph -> engine

@@ -54,6 +54,15 @@ def test_another_processor_finds_nothing_and_says_so(
     assert "are of another processor, GPU, number of threads or version" in caplog.text
 
 
+def test_what_another_machine_with_the_same_home_has_timed_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    remember("a", None, [FAST])
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(timings, "processor_name", lambda: "another")
+        remember("a", None, [SLOW])
+        assert recall("a", None) == [SLOW]
+    assert recall("a", None) == [FAST]
+
+
 def test_another_gpu_or_driver_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus, cuda = [Device("Fake 1", "8.9", 2**34)], "13.0"
     monkeypatch.setattr(driver, "load_library", lambda: None)

@@ -101,7 +101,7 @@ def test_the_same_pictures_have_the_same_figures(data: Path, tmp_path: Path) -> 
 
 
 def test_too_few_pictures_are_refused_in_one_line(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(click.ClickException, match=r"heldout holds 8 pictures, and 10 are needed: lower --count$"):
+    with pytest.raises(click.ClickException, match=r"heldout holds 8 pictures: --count 10 needs as many$"):
         run(data, tmp_path, "--count", 5)
 
 

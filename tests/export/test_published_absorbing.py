@@ -335,6 +335,14 @@ KEY = "_denoise_fn.blocks.1.attn.key.weight"
         (weight(KEY, torch.zeros(4, 8)), r"blocks\.1\.attn\.key\.weight is \[4, 8\], the config asks for \[8, 8\]"),
         (weight("_denoise_fn.extra", torch.zeros(2)), "unexpected weights extra"),
         (weight("extra", torch.zeros(2)), "unexpected weights extra beside _denoise_fn.tok_emb.weight"),
+        (
+            weight(KEY, torch.full((8, 8), torch.nan)),
+            r"^\S*absorbing\.th: blocks\.1\.attn\.key\.weight holds values that are no finite numbers$",
+        ),
+        (
+            lambda weights, said: weights.update({f"extra.{index}": torch.zeros(2) for index in range(9)}),
+            r"unexpected weights extra\.0, .*, extra\.5 and 3 more beside _denoise_fn\.tok_emb\.weight$",
+        ),
         (weight("_denoise_fn.pos_emb", torch.zeros(16, 8)), r"pos_emb is \[16, 8\], which is not 3 axes"),
         (weight("best.tok_emb.weight", torch.zeros(12, 8)), "holds 2 such models"),
         (

@@ -227,16 +227,49 @@ QUERY = "transformer.pre_transformer.layers.0.0.fn.to_q.weight"
             "valley_transformer.rotary_pos_emb.freqs runs to 2 pi, but .* run to 4 pi",
         ),
         (setting("sampling", "temperature", -1.0), r"\[sampling\]: temperature"),
-        (weight("transformer.norm_out.bias"), r"missing weights \['transformer.norm_out.bias'\]"),
-        (weight("transformer.pre_transformer.rotary_pos_emb.freqs"), "missing weights .*pre_transformer.rotary"),
-        (weight("extra.bias", torch.zeros(2)), r"unexpected weights \['extra.bias'\]"),
+        (
+            weight("transformer.norm_out.bias"),
+            r"prior.pt does not fit .*config.toml: missing weights transformer.norm_out.bias; ",
+        ),
+        (
+            weight("transformer.pre_transformer.rotary_pos_emb.freqs"),
+            r"missing weights transformer\.pre_transformer\.rotary",
+        ),
+        (weight("extra.bias", torch.zeros(2)), r"missing weights none; unexpected weights extra.bias$"),
         (weight(QUERY, torch.zeros(100, 24)), "100 rows, which do not divide into heads of 64"),
-        (weight("to_logits.bias", torch.zeros(5)), r"to_logits.bias is \[5\], but .* ask for \[13\]"),
+        (weight("to_logits.bias", torch.zeros(5)), r"config.toml: to_logits.bias is \[5\], the config asks for \[13\]"),
+        (
+            weight("transformer.pre_transformer.rotary_pos_emb.freqs", torch.full((16,), torch.nan)),
+            "freqs runs to nan pi",
+        ),
+        (weight("transformer.downsample.proj.weight", torch.zeros(24)), r"proj.weight is \[24\], which is not 2 axes"),
         (weight("token_emb.weight"), "no published prior that is known"),
     ],
 )
 def test_what_contradicts_is_refused_naming_both_sides(change, words, tmp_path):
     with pytest.raises(InputError, match=words):
+        read_prior(*write(tmp_path, sizes(), change=change))
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_no_numbers_are_refused_by_file_and_name(value, tmp_path):
+    def change(settings, net):
+        net[QUERY][3, 5] = value
+
+    with pytest.raises(InputError, match=rf"^\S*prior\.pt: {QUERY} holds values that are no finite numbers$"):
+        read_prior(*write(tmp_path, sizes(), change=change))
+
+
+def test_what_is_never_used_may_hold_anything(tmp_path):
+    name = "transformer.attn_resampling_pre_valley.rotary_pos_emb.freqs"
+    read_prior(*write(tmp_path, sizes(), change=weight(name, torch.full((16,), torch.nan))))
+
+
+def test_many_unexpected_weights_are_counted_not_listed(tmp_path):
+    def change(settings, net):
+        net.update({f"extra.{index:02}.bias": torch.zeros(1) for index in range(40)})
+
+    with pytest.raises(InputError, match=r"unexpected weights extra\.00\.bias, .*, extra\.05\.bias and 34 more$"):
         read_prior(*write(tmp_path, sizes(), change=change))
 
 

@@ -141,6 +141,18 @@ def test_missing_and_unexpected_weights_are_named(tmp_path: Path) -> None:
         read(tmp_path, weights, config_of(model))
 
 
+@pytest.mark.parametrize("shape", ["one level", "gumbel"])
+def test_weights_that_are_no_numbers_are_refused_by_file_and_name(shape: str, tmp_path: Path) -> None:
+    model = random_vqgan(**SHAPES[shape])
+    weights = {name: tensor.clone() for name, tensor in weights_of(model).items()}
+    weights["loss.logvar"] = torch.tensor(torch.nan)  # which is not of the model
+    assert_same(read(tmp_path, weights, config_of(model)), model)
+    name = "quantize.embed.weight" if shape == "gumbel" else "quantize.embedding.weight"
+    weights[name][2, 1] = torch.inf
+    with pytest.raises(InputError, match=rf"^\S*model\.ckpt: {name} holds values that are no finite numbers$"):
+        read(tmp_path, weights, config_of(model))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [

@@ -46,7 +46,7 @@ def test_every_place_sees_every_other_and_knows_its_own():
     ("changes", "words"),
     [
         ({"heads": 5}, "dim 24 does not divide into 5 heads"),
-        ({"depth": 0}, "must all be at least 1"),
+        ({"depth": 0}, "depth is 0: it must be at least 1"),
         ({"vocabulary": 1}, "at least 2 codes"),
         ({"labels": 0}, "null_label needs labels"),
     ],

@@ -164,12 +164,25 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_a_line_of_our_own(write, wor
 def test_weights_that_do_not_fit_are_named():
     layer = torch.nn.Linear(2, 3)
     good = layer.state_dict()
-    with pytest.raises(InputError, match=r"missing weights \['bias'\]"):
+    with pytest.raises(InputError, match=r"^a.pt: missing weights bias; unexpected weights none$"):
         checkpoint.load_weights(layer, {"weight": good["weight"]}, "a.pt")
-    with pytest.raises(InputError, match=r"unexpected weights \['extra'\]"):
+    with pytest.raises(InputError, match=r"^a.pt: missing weights none; unexpected weights extra$"):
         checkpoint.load_weights(layer, good | {"extra": torch.ones(1)}, "a.pt")
     with pytest.raises(InputError, match=r"weight is \[1, 2\]"):
         checkpoint.load_weights(layer, good | {"weight": torch.ones(1, 2)}, "a.pt")
+
+
+def test_of_many_names_that_do_not_fit_a_few_are_told_and_the_rest_counted():
+    layers = torch.nn.ModuleDict({f"layer{index}": torch.nn.Linear(1, 1) for index in range(5)})
+    others = {f"other{index}": torch.ones(1) for index in reversed(range(6))}
+    told = (
+        "a.pt: missing weights layer0.bias, layer0.weight, layer1.bias, layer1.weight, layer2.bias, layer2.weight and "
+        "4 more; unexpected weights other0, other1, other2, other3, other4, other5"
+    )
+    with pytest.raises(InputError) as refused:
+        checkpoint.load_weights(layers, others, "a.pt")
+    assert str(refused.value) == told
+    assert checkpoint.listed([]) == "none"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

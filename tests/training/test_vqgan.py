@@ -157,7 +157,7 @@ def test_a_decoder_of_its_own_widths_leaves_the_encoder_and_the_codes_alone():
         ({"quantiser": "gumbel"}, "unit_norm must be false"),
         ({"quant_conv": False}, "latent_channels and code_dim must be equal, not 4 and 3"),
         ({"pixel_range": (1.0, 0.0)}, "pixel_range must rise"),
-        ({"codebook_size": 0}, "codebook_size must be at least 1, not 0"),
+        ({"codebook_size": 0}, "codebook_size is 0: it must be at least 1"),
     ],
 )
 def test_sizes_that_make_no_model_are_refused(changes, told):

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sundae_rt.errors import InputError
+from sundae_rt.schedule import Schedule
 from sundae_rt.training import config
-from sundae_rt.training.prior.denoising import DenoisingLoss, annealed, drop_labels, propose
+from sundae_rt.training.prior.denoising import DenoisingLoss, drop_labels, propose
 from sundae_rt.training.prior.layers import Layer, initialise
 
 
@@ -44,8 +45,7 @@ class AbsorbingConfig:
             raise InputError(f"vocabulary is {self.vocabulary}: a prior needs at least 2 codes")
         if min(self.latent_grid) < 1:
             raise InputError(f"the latent grid {self.latent_grid} must be at least 1 both ways")
-        if min(self.dim, self.heads, self.depth) < 1:
-            raise InputError(f"dim {self.dim}, heads {self.heads} and depth {self.depth} must all be at least 1")
+        config.at_least(1, self, "dim", "heads", "depth")
         if self.dim % self.heads:
             raise InputError(f"dim {self.dim} does not divide into {self.heads} heads")
         config.at_least(0, self, "labels")
@@ -137,8 +137,9 @@ def sample(
     height, width = prior.config.latent_grid
     mask_code, device = prior.config.mask_code, prior.to_logits.weight.device
     codes = torch.full((count, height * width), mask_code, device=device)
+    schedule = Schedule(steps, temperature, min_steps=1)
     for step in range(steps):
-        proposal = propose(prior(codes, labels), annealed(temperature, step, steps))
+        proposal = propose(prior(codes, labels), schedule.temperature_at(step))
         revealed = (codes == mask_code) & (torch.rand(codes.shape, device=device) < 1 / (steps - step))
         codes = torch.where(revealed, proposal, codes)
     return codes.view(count, height, width)

@@ -34,8 +34,3 @@ def sample_codes(logits: Tensor) -> Tensor:
 def propose(logits: Tensor, temperature: float) -> Tensor:
     """One draw at a temperature, where 0 is the most probable code: float ``[B, T, V]`` to int64 ``[B, T]``."""
     return sample_codes(logits.float() / temperature) if temperature > 0 else logits.argmax(-1)
-
-
-def annealed(ends: tuple[float, float], step: int, steps: int) -> float:
-    """A setting that runs linearly from the first to the last of ``steps``."""
-    return ends[0] + (ends[1] - ends[0]) * (step / max(steps - 1, 1))

@@ -68,19 +68,10 @@ class VQGANConfig:
 
     def __post_init__(self) -> None:
         config.shares(self, "dropout")
-        counts = {
-            "channels": self.channels,
-            "residual_blocks": self.residual_blocks,
-            "latent_channels": self.latent_channels,
-            "code_dim": self.code_dim,
-            "codebook_size": self.codebook_size,
-            "norm_groups": self.norm_groups,
-            "decoder_blocks": 1 if self.decoder_blocks is None else self.decoder_blocks,
-            "stem_multiplier": self.stem_multiplier,
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, not {value}")
+        counts = ("channels", "residual_blocks", "latent_channels", "code_dim", "codebook_size", "norm_groups")
+        config.at_least(1, self, *counts, "stem_multiplier")
+        if self.decoder_blocks is not None:
+            config.at_least(1, self, "decoder_blocks")
         if not self.multipliers or min(self.multipliers) < 1:
             raise InputError(f"multipliers must be one or more whole numbers from 1 up, not {list(self.multipliers)}")
         if len(self.decoder_widths) != len(self.multipliers) or min(self.decoder_widths) < 1:
