@@ -14,7 +14,7 @@ import pickle
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from sundae_rt.training import foreign
 
 FORMAT_VERSION = 1
 
+_NAMED = 6  # names that a message lists
 _UNREADABLE = (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)  # what torch.load raises
 # What a checkpoint of each kind must hold, by name, and of which types; a dot leads into a dict.
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -152,9 +153,7 @@ def load_weights(module: torch.nn.Module, weights: dict[str, Tensor], where: str
         InputError: names what does not fit or is not finite, and ``where`` it comes from.
     """
     check_fit(module, weights, where)
-    for name, tensor in weights.items():
-        if not is_finite(tensor):
-            raise InputError(f"{where}: {name} holds values that are no finite numbers")
+    check_finite(weights, where)
     module.load_state_dict(weights)
 
 
@@ -165,15 +164,32 @@ def check_fit(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
         InputError: names what does not fit, and ``where`` it comes from.
     """
     wanted = module.state_dict()
-    missing = sorted(set(wanted) - set(weights))
-    unexpected = sorted(set(weights) - set(wanted))
+    missing, unexpected = wanted.keys() - weights.keys(), weights.keys() - wanted.keys()
     if missing or unexpected:
-        raise InputError(f"{where}: missing weights {missing or 'none'}, unexpected weights {unexpected or 'none'}")
+        raise InputError(f"{where}: missing weights {listed(missing)}; unexpected weights {listed(unexpected)}")
     for name, tensor in wanted.items():
         if weights[name].shape != tensor.shape:
             raise InputError(
                 f"{where}: {name} is {list(weights[name].shape)}, the config asks for {list(tensor.shape)}"
             )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message: the first few in order, and how many more there are."""
+    ordered = sorted(names)
+    first = ", ".join(ordered[:_NAMED]) or "none"
+    return first if len(ordered) <= _NAMED else f"{first} and {len(ordered) - _NAMED} more"
+
+
+def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuses tensors with values that are no finite numbers.
+
+    Raises:
+        InputError: names the first such tensor, and ``where`` it comes from.
+    """
+    for name, tensor in weights.items():
+        if not is_finite(tensor):
+            raise InputError(f"{where}: {name} holds values that are no finite numbers")
 
 
 def is_finite(values: Any) -> bool:

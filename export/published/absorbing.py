@@ -16,6 +16,7 @@ from sundae_rt.export.published import tensors
 from sundae_rt.export.published.documents import read_json
 from sundae_rt.export.published.values import Values
 from sundae_rt.schedule import Schedule
+from sundae_rt.training import checkpoint
 from sundae_rt.training.prior.absorbing import AbsorbingConfig, AbsorbingPrior
 
 _PARTS = "tok_emb"
@@ -58,7 +59,7 @@ def read_absorbing(path: Path, weights: tensors.Weights, config: Path) -> PriorH
 
     Raises:
         InputError: an unreadable config, one that contradicts the weights (both sides are named), or missing,
-            unexpected or wrongly shaped weights, by their names in the file.
+            unexpected, wrongly shaped or not finite weights, by their names in the file.
     """
     said = Values(read_json(config), str(config))
     said.one_of("sampler", ("absorbing",), "absorbing")
@@ -67,7 +68,7 @@ def read_absorbing(path: Path, weights: tensors.Weights, config: Path) -> PriorH
     total_steps = _total_steps(history, sizes, said, path)
     places = math.prod(sizes.latent_grid)
     own |= {_POSITIONS: own[_POSITIONS][0, :places]}
-    prior = tensors.filled(lambda: AbsorbingPrior(sizes), own, _published, f"{path} does not fit {config}", _UNUSED)
+    prior = tensors.filled(lambda: AbsorbingPrior(sizes), own, _published, path, config, _UNUSED)
     provenance = {
         "format": "unleashing-transformers AbsorbingDiffusion",
         "checkpoint": path.name,
@@ -85,7 +86,7 @@ def read_absorbing(path: Path, weights: tensors.Weights, config: Path) -> PriorH
 def _sampler(weights: tensors.Weights, path: Path) -> tuple[tensors.Weights, tensors.Weights]:
     """The transformer's weights, and what the sampler around it has beside them."""
     own = tensors.of_model(weights, _PARTS, path)
-    _shape(own, _CODES, 2, path)
+    tensors.shape_of(own, _CODES, 2, path)
     prefix = tensors.prefix_of(weights, _PARTS, path)
     sampler = prefix.removesuffix(_TRANSFORMER)
     around = {
@@ -94,16 +95,16 @@ def _sampler(weights: tensors.Weights, path: Path) -> tuple[tensors.Weights, ten
         if name.startswith(sampler) and not name.startswith(prefix)
     }
     around = {name: tensor for name, tensor in around.items() if not tensors.is_average(name)}
-    if unexpected := sorted(around.keys() - set(_HISTORY)):
-        raise InputError(f"{path}: unexpected weights {', '.join(unexpected[:6])} beside {prefix}{_CODES}")
+    if unexpected := around.keys() - set(_HISTORY):
+        raise InputError(f"{path}: unexpected weights {checkpoint.listed(unexpected)} beside {prefix}{_CODES}")
     return own, around
 
 
 def _sizes(weights: tensors.Weights, said: Values, path: Path) -> AbsorbingConfig:
     """The sizes that weights and config agree on."""
-    vocabulary, dim = _shape(weights, _HEAD, 2, path)
-    rows, columns = _shape(weights, _CODES, 2, path)
-    _, block, _ = _shape(weights, _POSITIONS, 3, path)
+    vocabulary, dim = tensors.shape_of(weights, _HEAD, 2, path)
+    rows, columns = tensors.shape_of(weights, _CODES, 2, path)
+    _, block, _ = tensors.shape_of(weights, _POSITIONS, 3, path)
     if rows != vocabulary + 1:
         raise InputError(
             f"{path}: {_CODES} has {rows} rows, but {_HEAD} gives {vocabulary} codes: with the mask it would have "
@@ -150,14 +151,6 @@ def _compare(said: Values, key: str, found: int, where: str, path: Path) -> None
     value = said.whole(key, found)
     if value != found:
         raise InputError(f"{said.where} says {key} = {value}, but {path} has {found} ({where})")
-
-
-def _shape(weights: tensors.Weights, name: str, axes: int, path: Path) -> tuple[int, ...]:
-    if name not in weights:
-        raise InputError(f"{path}: missing weights {name}")
-    if weights[name].ndim != axes:
-        raise InputError(f"{path}: {name} is {list(weights[name].shape)}, which is not {axes} axes")
-    return tuple(weights[name].shape)
 
 
 def _published(name: str) -> str | tuple[str, ...]:

@@ -52,8 +52,8 @@ def read_diffusers(folder: Path) -> VQGANHalf:
     """Builds the VQ-GAN of a folder.
 
     Raises:
-        InputError: an unreadable config, one that contradicts the weights (both sides are named), or missing or
-            unexpected weights, by name.
+        InputError: an unreadable config, one that contradicts the weights (both sides are named), or missing,
+            unexpected, wrongly shaped or not finite weights, by name.
     """
     config = folder / CONFIG
     sizes, notes = _sizes(Values(read_json(config), str(config)))
@@ -74,7 +74,7 @@ def read_diffusers(folder: Path) -> VQGANHalf:
             name = re.sub(pattern, replacement, name)
         return name
 
-    model = tensors.filled(lambda: VQGAN(sizes), own, published, f"{path} does not fit {config}")
+    model = tensors.filled(lambda: VQGAN(sizes), own, published, path, config)
     provenance = {"format": "diffusers VQModel", "checkpoint": path.name, "config": config.name}
     return VQGANHalf(model, provenance, notes + tensors.notes(weights, _PARTS, path))
 

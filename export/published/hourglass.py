@@ -21,6 +21,7 @@ from sundae_rt.export.published import tensors
 from sundae_rt.export.published.labels import LabelOrder, label_names, reorder
 from sundae_rt.export.published.settings import Settings
 from sundae_rt.schedule import Schedule
+from sundae_rt.training import checkpoint
 from sundae_rt.training.prior.hourglass import Depth, HourglassConfig, HourglassPrior, Transformer
 from sundae_rt.training.prior.layers import Layer
 from sundae_rt.training.prior.rotary import HEAD_WIDTH, pixel_frequencies
@@ -70,8 +71,8 @@ def read_hourglass(
         names: a file with a name for each true class, one a line.
 
     Raises:
-        InputError: a config that contradicts the weights (both sides are named), or missing, unexpected or wrongly
-            shaped weights, by their names in the file.
+        InputError: a config that contradicts the weights (both sides are named), or missing, unexpected, wrongly
+            shaped or not finite weights, by their names in the file.
     """
     own = tensors.of_model(dict(weights), _PARTS, path)
     said = Settings(config, path)
@@ -99,7 +100,7 @@ def _sizes(weights: dict[str, Tensor], said: Settings) -> HourglassConfig:
     """The sizes that weights and config agree on."""
     if (kind := said.get("net", "type", str, "hourglass")) != "hourglass":
         raise InputError(f"{said.config}: [net] type = {kind!r} is not read: only 'hourglass' is")
-    vocabulary, dim = _matrix(weights, _ANCHOR, said.path)
+    vocabulary, dim = tensors.shape_of(weights, _ANCHOR, 2, said.path)
     said.compare("data", "vocab_size", said.get("data", "vocab_size", int), vocabulary, f"rows of {_ANCHOR}")
     said.compare("net", "dim", said.get("net", "dim", int), dim, f"columns of {_ANCHOR}")
 
@@ -109,7 +110,7 @@ def _sizes(weights: dict[str, Tensor], said: Settings) -> HourglassConfig:
     shorten = _shortening(weights, levels, dim, said)
 
     query = next((name for name in weights if name.endswith(".to_q.weight")), f"{levels[0]}...to_q.weight")
-    rows = _matrix(weights, query, said.path)[0]
+    rows = tensors.shape_of(weights, query, 2, said.path)[0]
     if rows % HEAD_WIDTH:
         raise InputError(f"{said.path}: {query} has {rows} rows, which do not divide into heads of {HEAD_WIDTH}")
     heads = rows // HEAD_WIDTH
@@ -135,7 +136,7 @@ def _shortening(weights: dict[str, Tensor], levels: list[str], dim: int, said: S
     found = []
     for level in levels:
         name = f"{level}downsample.proj.weight"
-        factor, rest = divmod(_matrix(weights, name, said.path)[1], dim)
+        factor, rest = divmod(tensors.shape_of(weights, name, 2, said.path)[1], dim)
         if rest:
             raise InputError(f"{said.path}: {name} has {factor * dim + rest} columns, which do not divide by dim {dim}")
         found.append(factor)
@@ -162,14 +163,6 @@ def _grid(said: Settings) -> tuple[int, int]:
     return side, side
 
 
-def _matrix(weights: dict[str, Tensor], name: str, path: Path) -> tuple[int, int]:
-    if name not in weights:
-        raise InputError(f"{path}: missing weights: {name}")
-    if weights[name].ndim != 2:
-        raise InputError(f"{path}: {name} is {list(weights[name].shape)}, not a matrix")
-    return weights[name].shape[0], weights[name].shape[1]
-
-
 def _levels(weights: dict[str, Tensor]) -> list[str]:
     """The name of each hourglass, from the outside in."""
     levels = ["transformer."]
@@ -191,12 +184,10 @@ def _depth(weights: dict[str, Tensor], levels: list[str]) -> Depth:
 
 def _load(prior: HourglassPrior, weights: dict[str, Tensor], path: Path, config: Path) -> None:
     """Fills the prior, and compares the frequencies that the checkpoint carries with those of the sizes."""
-    ours = {_published(name): name for name in prior.state_dict()}
     frequencies = _frequencies(prior)
-    missing = sorted((set(ours) | set(frequencies)) - set(weights))
-    unexpected = sorted(set(weights) - set(ours) - set(frequencies))
-    if missing or unexpected:
-        raise InputError(f"{path}: missing weights {missing or 'none'}, unexpected weights {unexpected or 'none'}")
+    names = tensors.fitting(prior, weights, _published, path, config, unused=frequencies)
+    if missing := frequencies.keys() - weights.keys():
+        raise InputError(f"{path}: missing weights {checkpoint.listed(missing)}")
     for name, wanted in frequencies.items():
         found = weights[name].detach().float()
         if wanted is not None and (found.shape != wanted.shape or not torch.allclose(found, wanted, 1e-2)):
@@ -204,14 +195,8 @@ def _load(prior: HourglassPrior, weights: dict[str, Tensor], path: Path, config:
                 f"{path}: {name} runs to {_highest(found)}, but {config}'s sequence_length and shorten_factor "
                 f"make a grid whose frequencies run to {_highest(wanted)}"
             )
-    state = prior.state_dict()
-    for name, own in ours.items():
-        if weights[name].shape != state[own].shape:
-            raise InputError(
-                f"{path}: {name} is {list(weights[name].shape)}, but {config} and the other weights ask for "
-                f"{list(state[own].shape)}"
-            )
-    prior.load_state_dict({own: weights[name] for name, own in ours.items()})
+    # Not by tensors.filled: the tables of rotary embeddings are in no state dict.
+    prior.load_state_dict({own: weights[name] for own, (name,) in names.items()})
 
 
 def _highest(frequencies: Tensor) -> str:

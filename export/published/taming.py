@@ -43,8 +43,8 @@ def read_taming(path: Path, weights: tensors.Weights, config: Path) -> tuple[VQG
         config: its yaml.
 
     Raises:
-        InputError: an unreadable config, one that contradicts the weights (both sides are named), or missing or
-            unexpected weights, by name.
+        InputError: an unreadable config, one that contradicts the weights (both sides are named), or missing,
+            unexpected, wrongly shaped or not finite weights, by name.
     """
     own = tensors.without(tensors.of_model(weights, PARTS, path), *_TRAINING_ONLY, _REMAPPED)
     target, params = _autoencoder(config)
@@ -53,7 +53,7 @@ def read_taming(path: Path, weights: tensors.Weights, config: Path) -> tuple[VQG
         holds = "a Gumbel quantiser (quantize.proj)" if gumbel else "no Gumbel quantiser (no quantize.proj)"
         raise InputError(f"{config} says target {target}, but {path} has {holds}")
     sizes = _sizes(params, gumbel)
-    model = tensors.filled(lambda: VQGAN(sizes), own, _published if gumbel else str, f"{path} does not fit {config}")
+    model = tensors.filled(lambda: VQGAN(sizes), own, _published if gumbel else str, path, config)
     name = "GumbelVQ" if gumbel else "VQModel"
     return model, {"format": f"taming-transformers {name}", "checkpoint": path.name, "config": config.name}
 

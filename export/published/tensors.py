@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +22,6 @@ from sundae_rt.training import checkpoint
 
 Weights = dict[str, Tensor]
 Model = TypeVar("Model", bound=nn.Module)
-
-_NAMED = 6  # names that a message lists
 
 
 def contents(path: Path) -> Mapping[str, Any]:
@@ -137,40 +135,37 @@ def without(weights: Weights, *prefixes: str) -> Weights:
     return {name: tensor for name, tensor in weights.items() if not name.startswith(prefixes)}
 
 
+def shape_of(weights: Weights, name: str, axes: int, path: Path) -> tuple[int, ...]:
+    """The shape of one tensor, which must be there and have so many axes.
+
+    Raises:
+        InputError: it is not, or has not.
+    """
+    if name not in weights:
+        raise InputError(f"{path}: missing weights {name}")
+    if weights[name].ndim != axes:
+        raise InputError(f"{path}: {name} is {list(weights[name].shape)}, which is not {axes} axes")
+    return tuple(weights[name].shape)
+
+
 def filled(
     build: Callable[[], Model],
     weights: Weights,
     published: Callable[[str], str | tuple[str, ...]],
-    where: str,
+    path: Path,
+    config: Path,
     unused: Container[str] = (),
 ) -> Model:
     """A model with published weights in it, float32, in evaluation mode.
 
-    Args:
-        build: makes the model.
-        weights: by their published names.
-        published: our name of a tensor to the published one, or to those whose rows it holds, in their order.
-        where: the two sides that must agree, for messages: ``FILE does not fit CONFIG``.
-        unused: published names that may be there without having a place in the model.
+    ``build`` makes the model, all of whose tensors must be in its state dict; the rest is as :func:`fitting` has it.
 
     Raises:
-        InputError: missing, unexpected or wrongly shaped weights, by their published names.
+        InputError: as :func:`fitting`.
     """
     with torch.device("meta"):  # no memory, and no time for random numbers that are thrown away
         model = build()
-    parts = {name: _several(published(name)) for name in model.state_dict()}
-    wanted = {part: name for name, several in parts.items() for part in several}
-    missing = wanted.keys() - weights.keys()
-    unexpected = {name for name in weights.keys() - wanted.keys() if name not in unused}
-    if missing or unexpected:
-        raise InputError(f"{where}: missing weights {_listed(missing)}; unexpected weights {_listed(unexpected)}")
-    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name, own in wanted.items():
-        shape = shapes[own]
-        if (count := len(parts[own])) > 1:
-            shape = [shape[0] // count, *shape[1:]]
-        if list(weights[name].shape) != shape:
-            raise InputError(f"{where}: {name} is {list(weights[name].shape)}, the config asks for {shape}")
+    parts = fitting(model, weights, published, path, config, unused)
     # Copies: what still lies in a mapped file changes when somebody writes to that file.
     filling = {own: [weights[part].to(torch.float32, copy=True) for part in several] for own, several in parts.items()}
     model.load_state_dict(
@@ -179,11 +174,45 @@ def filled(
     return model.requires_grad_(False).eval()
 
 
+def fitting(
+    model: nn.Module,
+    weights: Weights,
+    published: Callable[[str], str | tuple[str, ...]],
+    path: Path,
+    config: Path,
+    unused: Container[str] = (),
+) -> dict[str, tuple[str, ...]]:
+    """The published names behind each of a model's tensors, once these fit it and are finite numbers.
+
+    Args:
+        model: where they shall go.
+        weights: by their published names.
+        published: our name of a tensor to the published one, or to those whose rows it holds, in their order.
+        path: the file that the weights are from, for messages.
+        config: what the model's sizes are from, for messages.
+        unused: published names that may be there without having a place in the model.
+
+    Raises:
+        InputError: missing, unexpected, wrongly shaped or not finite weights, by their published names.
+    """
+    where = f"{path} does not fit {config}"
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    parts = {name: _several(published(name)) for name in shapes}
+    wanted = {part: name for name, several in parts.items() for part in several}
+    missing = wanted.keys() - weights.keys()
+    unexpected = {name for name in weights.keys() - wanted.keys() if name not in unused}
+    if missing or unexpected:
+        told = f"missing weights {checkpoint.listed(missing)}; unexpected weights {checkpoint.listed(unexpected)}"
+        raise InputError(f"{where}: {told}")
+    for name, own in wanted.items():
+        shape = shapes[own]
+        if (count := len(parts[own])) > 1:
+            shape = [shape[0] // count, *shape[1:]]
+        if list(weights[name].shape) != shape:
+            raise InputError(f"{where}: {name} is {list(weights[name].shape)}, the config asks for {shape}")
+    checkpoint.check_finite({name: weights[name] for name in wanted}, str(path))
+    return parts
+
+
 def _several(published: str | tuple[str, ...]) -> tuple[str, ...]:
     return (published,) if isinstance(published, str) else published
-
-
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    shown = ", ".join(ordered[:_NAMED]) or "none"
-    return shown if len(ordered) <= _NAMED else f"{shown} and {len(ordered) - _NAMED} more"

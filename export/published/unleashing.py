@@ -34,8 +34,8 @@ def read_unleashing(path: Path, weights: tensors.Weights, config: Path) -> tuple
             ``codebook_size``, and where they are not as usual ``quantizer`` and ``input_range``.
 
     Raises:
-        InputError: an unreadable config, one that contradicts the weights (both sides are named), or missing or
-            unexpected weights, by name.
+        InputError: an unreadable config, one that contradicts the weights (both sides are named), or missing,
+            unexpected, wrongly shaped or not finite weights, by name.
     """
     sizes = _sizes(Values(read_json(config), str(config)))
     own = tensors.without(tensors.of_model(weights, PARTS, path), _LIKELIHOOD)
@@ -55,7 +55,7 @@ def read_unleashing(path: Path, weights: tensors.Weights, config: Path) -> tuple
     shortcuts = {
         f"{theirs}conv_out.{part}" for ours, theirs in blocks.items() if ".block" in ours for part in ("weight", "bias")
     }
-    model = tensors.filled(lambda: VQGAN(sizes), own, published, f"{path} does not fit {config}", shortcuts)
+    model = tensors.filled(lambda: VQGAN(sizes), own, published, path, config, shortcuts)
     return model, {"format": "unleashing-transformers VQGAN", "checkpoint": path.name, "config": config.name}
 
 

@@ -61,7 +61,7 @@ def test_weights_that_are_not_those_of_the_config_have_no_mean(tmp_path):
     values = checkpoint.read(late)
     name = "decoder.conv_out.bias"
     for changed, told in (
-        ({k: v for k, v in values["weights"].items() if k != name}, f"missing weights ['{name}']"),
+        ({k: v for k, v in values["weights"].items() if k != name}, f"missing weights {name};"),
         (values["weights"] | {name: values["weights"][name] * float("nan")}, f"{name} holds values that are no finite"),
     ):
         checkpoint.save(late, values | {"weights": changed})
