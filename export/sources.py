@@ -257,7 +257,11 @@ def _grey_pixels(sizes: GreyPixelsConfig) -> VQGANHalf:
 
 
 def from_preset(preset: str, seed: int = 0) -> Sources:
-    """The models of a preset, a name or a toml file, at real size with random weights, for benchmarks and trials."""
+    """The models of a preset, a name or a toml file, at real size with random weights, for benchmarks and trials.
+
+    Raises:
+        InputError: a preset that is none, or whose pictures of pixels have not the size of the prior's grid.
+    """
     torch.manual_seed(seed)
     chosen = load_preset(preset)
     about = {"preset": chosen.name, "weights": "random: for benchmarks and trials, not for pictures"}
@@ -267,7 +271,13 @@ def from_preset(preset: str, seed: int = 0) -> Sources:
     model = FAMILIES[wanted.family].model(wanted.sizes).eval()
     prior = PriorHalf(model, labels, None, schedule, about, wanted.family)
     if "pixels" in chosen.sections:
-        return Sources(prior, _grey_pixels(read_pixels(chosen)))
+        pixels = read_pixels(chosen)
+        if wanted.sizes.latent_grid != (pixels.image_size, pixels.image_size):
+            raise InputError(
+                f"preset {chosen.name!r}: [pixels] image_size is {pixels.image_size} and the prior's latent grid "
+                f"{_by(wanted.sizes.latent_grid)}: where codes are pixels, both are one"
+            )
+        return Sources(prior, _grey_pixels(pixels))
     vqgan = VQGAN(read_vqgan_preset(chosen)[0]).eval()
     # A codebook at its initial size of nearly nothing would decode to one flat grey.
     torch.nn.init.normal_(vqgan.quantize.embedding.weight)

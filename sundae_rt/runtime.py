@@ -215,8 +215,9 @@ class Runtime:
     ) -> Generator[Sample, None, None]:
         """Inpaint as `inpaint` does, yielding each picture as it finishes; see `stream` for when what happens."""
         label_id = self._conditioning.null_label if label is None else self._conditioning.label_id(label)
-        guidance = self.schedule(**settings).guidance
-        if label is None and label_id is not None and guidance != 1:
+        self.schedule(**settings)  # what is wrong with them is said before the encoder runs
+        guidance = settings.get("guidance")
+        if label is None and label_id is not None and guidance not in (None, 1):
             _log.warning("a guidance of %g changes nothing without a label to follow: name one", guidance)
         kept = self.encode(plan.model_input[None])[0]
         unknown = (kept >= self.manifest.vocabulary) & ~plan.repaint

@@ -162,9 +162,10 @@ class Pool:
                 raise SundaeError("the runtime is closed")
             waiting = sum(other.count - other.admitted for other in self._requests if not other.ended)
             if waiting + request.count > self._max_waiting:
+                later = "try again later, " if request.count <= self._max_waiting else ""
                 raise QueueFullError(
                     f"{waiting} images wait and {request.count} more would pass max_waiting ({self._max_waiting}): "
-                    "try again later, ask for fewer, or load with a larger max_waiting"
+                    f"{later}ask for fewer, or load with a larger max_waiting"
                 )
             self._requests.append(request)
             if self._sampler is None:

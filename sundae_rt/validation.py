@@ -40,7 +40,8 @@ def real(name: str, value: object, low: float, high: float = FLOAT32_MAX, *, abo
         if low <= number <= high and not (above_low and number == low):
             return number
     start = f"above {low:g}" if above_low else f"of at least {low:g}"
-    end = "" if high == FLOAT32_MAX else f" and at most {high:g}"
+    is_beyond = isinstance(value, numbers.Real) and high < value < math.inf  # of a float32, though finite
+    end = f" and at most {high:g}" if high < FLOAT32_MAX or is_beyond else ""
     raise InputError(f"{name} must be a finite number {start}{end}, not {shown(value)}")
 
 

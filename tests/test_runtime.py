@@ -282,6 +282,13 @@ def test_without_a_label_what_is_kept_says_what_an_inpainted_picture_is(
     assert "a guidance of 1.5 changes nothing without a label to follow: name one" in caplog.text
 
 
+def test_a_guidance_that_nobody_asked_for_is_not_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = {"steps": 6, "temperature": [1.0, 0.5], "proportion": [1.0, 0.5], "min_steps": 2, "guidance": 1.5}
+    runtime = fake_runtime(tmp_path, **labelled(null_label=True, default_schedule=own))
+    runtime.inpaint(np.zeros((*IMAGE, 3), np.uint8), np.ones(IMAGE, bool))
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("null_label", [False, None])
 def test_a_bundle_without_a_null_label_draws_those_of_inpainted_pictures(
     tmp_path: Path, null_label: bool | None

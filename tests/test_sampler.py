@@ -232,7 +232,7 @@ def test_threads_end_with_the_work_and_start_again() -> None:
 def test_more_than_max_waiting_images_are_refused_and_the_others_go_on() -> None:
     denoise = Denoiser()
     shared = pool(denoise, batch_size=2, max_waiting=5)
-    with pytest.raises(QueueFullError, match=r"^0 images wait and 6 more would pass max_waiting \(5\)"):
+    with pytest.raises(QueueFullError, match=r"^0 images wait and 6 more would pass max_waiting \(5\): ask for fewer"):
         list(shared.stream(request(6)))
     refused: list[str] = []
 

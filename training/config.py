@@ -83,11 +83,16 @@ def _parsed(text: str, name: str) -> dict[str, dict[str, Any]]:
     for section, content in values.items():
         if section not in SECTIONS or not isinstance(content, dict):
             raise InputError(f"preset {name!r}: {section!r} is no section; known are {', '.join(SECTIONS)}")
-    if base is None:
-        return values
-    if base not in preset_names():
-        raise InputError(f"preset {name!r} extends {shown(base)}, which does not ship: {', '.join(preset_names())} do")
-    return _merged(load_preset(base).sections, values)
+    if base is not None:
+        if base not in preset_names():
+            shipped = ", ".join(preset_names())
+            raise InputError(f"preset {name!r} extends {shown(base)}, which does not ship: {shipped} do")
+        values = _merged(load_preset(base).sections, values)
+    if "pixels" in values and "vqgan" in values:
+        raise InputError(
+            f"preset {name!r} has both [pixels] and [vqgan]: codes are pixels or a VQ-GAN's, leave one out"
+        )
+    return values
 
 
 def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +108,8 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     """Makes the dataclass ``cls`` from plain values; lists become tuples, at any depth.
 
     Raises:
-        InputError: no table, an unknown or missing key, or a value of the wrong type, named together with ``where``.
+        InputError: no table, an unknown or missing key, a value of the wrong type or one that the class refuses, named
+            together with ``where``.
     """
     if not isinstance(values, dict):
         raise InputError(f"{where} must be a table, not {shown(values)}")
@@ -115,9 +121,11 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     values = {name: _null_for_false(value, hints[name]) for name, value in values.items()}
     for name, value in values.items():
         if not _fits(value, hints[name]):
-            raise InputError(f"{where}: {name} = {value!r} is not a {hints[name]}")
+            wanted = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
+            raise InputError(f"{where}: {name} = {value!r} is not a {wanted}")
     try:
-        return cls(**{name: tuples(value) for name, value in values.items()})
+        with named(where):
+            return cls(**{name: tuples(value) for name, value in values.items()})
     except TypeError as error:
         raise InputError(f"{where}: {error}") from error
 
@@ -136,6 +144,18 @@ def at_least(least: int, settings: Any, *names: str) -> None:
     for name in names:
         if not least <= getattr(settings, name):
             raise InputError(f"{name} is {getattr(settings, name)}: it must be at least {least}")
+
+
+def above_zero(settings: Any, *names: str) -> None:
+    """Checks fields of a dataclass that must not be 0 either.
+
+    Raises:
+        InputError: one is 0 or below, or no number; it is named.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not value > 0:
+            raise InputError(f"{name} is {value}: it must be above 0")
 
 
 def shares(settings: Any, *names: str) -> None:

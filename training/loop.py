@@ -241,9 +241,10 @@ def train(
             is_saved = rank == 0 and ((step + 1) % run.save_every == 0 or step + 1 == run.steps)
             values = trainer.state(step + 1) if is_saved and not diverged else {}
             if diverged or not checkpoint.is_finite(values):
+                before = f"; what was saved before is in {path.parent}" if state.exists() else ""
                 raise SundaeError(
                     f"step {step + 1}: the training diverged, its figures or weights are no numbers any more: begin "
-                    f"anew with a lower learning_rate; what was saved before is in {path.parent}"
+                    f"anew with a lower learning_rate{before}"
                 )
             if is_saved:
                 checkpoint.save(state, values | {"began": run.record | here})

@@ -17,6 +17,7 @@ from sundae_rt.export.halves import VQGANHalf
 from sundae_rt.export.published import tensors
 from sundae_rt.export.published.documents import read_json
 from sundae_rt.export.published.values import Values
+from sundae_rt.training import checkpoint
 from sundae_rt.training.vqgan.model import VQGAN, VQGANConfig
 
 CONFIG = "config.json"
@@ -86,8 +87,9 @@ def _weights_file(folder: Path) -> Path:
     ]
     whole = [file for file in preferred if file.stem == _WEIGHTS] or preferred  # not a variant such as .fp16
     if len(whole) != 1:
-        told = ", ".join(file.name for file in found) or "none"
-        raise InputError(f"{folder} must hold one {_WEIGHTS}.safetensors, and holds {told}")
+        remedy = ": save_pretrained with a larger max_shard_size writes one" if found else ""
+        held = checkpoint.listed(file.name for file in found)
+        raise InputError(f"{folder} must hold one {_WEIGHTS}.safetensors, and holds {held}{remedy}")
     return whole[0]
 
 

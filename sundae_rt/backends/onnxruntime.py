@@ -5,6 +5,7 @@ import ctypes
 import io
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from sundae_rt.backends.processor import INT8, instructions
 from sundae_rt.backends.rows import Outputs, run_side_by_side
 from sundae_rt.backends.source import GraphSource
 from sundae_rt.errors import BackendError, one_line
+from sundae_rt.parallel import all_at_once
 
 # The smallest model there is (int32 x -> Identity -> y), as the bytes of its protobuf: it tells whether an execution
 # provider starts on this machine, which `get_available_providers` does not (that lists what was compiled in).
@@ -95,8 +97,11 @@ class OnnxRuntimeBackend:
 
     def load(self, source: GraphSource) -> "OnnxRuntimeGraph":
         """See `Backend.load`; nothing is derived here, and nothing kept."""
-        is_small = source.is_small
-        session = self._session(source, self._cores.count, is_small)
+        is_small, on_cpu = source.is_small, self._provider == "CPUExecutionProvider"
+        threads = [self._cores.count]
+        if is_small and on_cpu and self._cores.count > 1:
+            threads.append(1)
+        session, *others = all_at_once([partial(self._session, source, count, is_small) for count in threads])
         if self._provider not in session.get_providers():
             raise BackendError(f"{self.name}: {self._provider} does not start: {self._why_not()}")
         if left := self._left_to_cpu(session):
@@ -105,11 +110,10 @@ class OnnxRuntimeBackend:
                 "CPU"
             )
         name = f"{self.name}: {source.name}"
-        if self._provider != "CPUExecutionProvider":
+        if not on_cpu:
             return OnnxRuntimeDeviceGraph(self._library, session, name, "cuda")
-        lone = self._session(source, 1, is_small) if is_small and self._cores.count > 1 else None
         options = None if source.is_light else self._returning()
-        return OnnxRuntimeGraph(session, name, lone, self._cores, options)
+        return OnnxRuntimeGraph(session, name, others[0] if others else None, self._cores, options)
 
     def is_built(self, origin: Origin) -> bool:
         """See `Backend.is_built`; nothing is built here."""

@@ -7,6 +7,7 @@ that `--help` answers at once.
 
 import importlib
 import io
+import logging
 import signal
 import sys
 import warnings
@@ -68,6 +69,10 @@ def main() -> NoReturn:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow thinks of a file's metadata
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text in any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings_of_runtime = logging.StreamHandler()
+    warnings_of_runtime.setLevel(logging.WARNING)
+    warnings_of_runtime.setFormatter(logging.Formatter("sundae-rt: %(message)s"))
+    logging.getLogger("sundae_rt").addHandler(warnings_of_runtime)
     terminate_gently()
     code = run(sys.argv[1:])
     if code == INTERRUPTED:

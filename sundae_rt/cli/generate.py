@@ -81,7 +81,7 @@ def _generate(sampling: Sampling, engine: Engine, out: Path, output: Path | None
             save_each(
                 runtime.stream(sampling.n, seed=sampling.seed, label=sampling.label, **sampling.settings),
                 path_of,
-                partial(made_by, "generate", runtime, runtime.schedule(**sampling.settings)),
+                partial(made_by, "generate", runtime, sampling.schedule(runtime)),
                 progress,
                 sheet,
             )

@@ -78,7 +78,7 @@ def command(image: Path, mask: str, output: Path | None, sampling: Sampling, eng
                 made_by,
                 "inpaint",
                 runtime,
-                runtime.schedule(**sampling.settings),
+                sampling.schedule(runtime),
                 image_sha256=image_sha256,
                 mask_sha256=mask_sha256,
                 mask=mask_text,

@@ -13,7 +13,7 @@ from sundae_rt.engines import DEFAULT
 
 if TYPE_CHECKING:
     from sundae_rt.runtime import Runtime
-    from sundae_rt.schedule import Ancestral, Order, Settings, Stop
+    from sundae_rt.schedule import Ancestral, Order, Schedule, Settings, Stop
 
 Command = Callable[..., None]
 
@@ -52,6 +52,13 @@ class Sampling:
     seed: int
     label: str | None
     settings: "Settings"
+
+    def schedule(self, runtime: "Runtime") -> "Schedule":
+        """What the runtime makes of the settings; one that would change nothing is refused."""
+        schedule = runtime.schedule(**self.settings)
+        if schedule.order == "uniform" and any(self.settings.get("choice_temperature") or ()):
+            raise click.UsageError("--choice-temperature is for --order confidence, and the order is uniform.")
+        return schedule
 
 
 def engine_options(command: Command) -> Command:

@@ -233,6 +233,13 @@ def test_like_goes_with_no_setting(option: tuple[str, Any], run: Any) -> None:
         ("--temperature", "nan", 1, "temperature must be a finite number of at least 0, not nan"),
         ("--temperature", "-1", 1, "temperature must be a finite number of at least 0, not -1.0"),
         ("--temperature", "1:inf", 1, "temperature must be a finite number of at least 0, not inf"),
+        (
+            "--temperature",
+            "1e39",
+            1,
+            r"temperature must be a finite number of at least 0 and at most 3\.40282e\+38, not 1e\+39",
+        ),
+        ("--choice-temperature", "2", 2, "--choice-temperature is for --order confidence, and the order is uniform"),
         ("--temperature", "1:", 2, "'1:' is neither a number A nor two of them, A:B"),
         ("--temperature", "1:1:1", 2, "'1:1:1' is neither"),
         ("--temperature", "warm", 2, "'warm' is neither"),

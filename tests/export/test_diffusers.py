@@ -170,3 +170,7 @@ def test_a_folder_without_weights_and_a_pipeline_around_it_say_what_to_name(tmp_
         read_vqgan(tmp_path, None)
     with pytest.raises(InputError, match=r"must hold one diffusion_pytorch_model.safetensors, and holds none"):
         read_vqgan(part, None)
+    for index in range(24):
+        (part / f"diffusion_pytorch_model-{index + 1:05}-of-00024.safetensors").touch()
+    with pytest.raises(InputError, match=r"00006-of-00024\.safetensors and 18 more: .* larger max_shard_size"):
+        read_vqgan(part, None)

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from sundae_rt.cli import run  # noqa: E402
 from sundae_rt.errors import InputError  # noqa: E402
 from sundae_rt.training import config, describe, encoding  # noqa: E402
+from sundae_rt.training.prior.preset import read_config  # noqa: E402
 
 # dim, heads, depth, codes, side of the grid, labels, unroll steps, batch, steps, temperature, proportion, parameters
 PAPER = {
@@ -149,7 +150,9 @@ def test_a_preset_of_ones_own_is_exported_under_its_files_name(tmp_path):
         ('[vqgan]\nmultipliers = [1, "2"]', r"multipliers = \[1, '2'\] is not a tuple\[int, ...\]"),
         ("[vqgan]\npixel_range = [1]", r"pixel_range = \[1\] is not a tuple\[float, float\]"),
         ("[vqgan.training]\nperceptual = true", "perceptual = True is not a str"),
-        ("[vqgan.training]\nsteps = false", "steps = False is not a"),
+        ("[vqgan.training]\nsteps = false", "steps = False is not a int$"),
+        ("[vqgan.training]\ngradient_clip = 0", r"\[vqgan.training\]: gradient_clip is 0: it must be above 0"),
+        ('extends = "toy"\n[pixels]\nimage_size = 9', r"has both \[pixels\] and \[vqgan\]"),
         ("[vqgan.training]\nsave_every = 0", "save_every is 0: it must be at least 1"),
         ("[vqgan.training]\nworkers = -1", "workers is -1: it must be at least 0"),
     ],
@@ -202,3 +205,14 @@ def test_settings_that_mean_nothing_are_refused_before_any_training(kind, settin
     (tmp_path / "mine.toml").write_text(f'extends = "toy"\n{setting}')
     with pytest.raises(InputError, match=told):
         describe(kind, str(tmp_path / "mine.toml"))
+
+
+def test_a_student_that_drops_labels_asks_for_a_null_label_and_a_plain_training_does_not(tmp_path):
+    text = 'extends = "toy"\n[prior]\nlabels = 2\nnull_label = false\n[prior.training]\nlabel_dropout = 0.0'
+    (tmp_path / "mine.toml").write_text(text)
+    wanted = read_config(config.load_preset(str(tmp_path / "mine.toml")))
+    assert not wanted.sizes.null_label
+    with pytest.raises(
+        InputError, match=r"^\[prior.distillation\]: label_dropout needs null_label = true, or must be 0"
+    ):
+        wanted.student("distillation")

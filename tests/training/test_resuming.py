@@ -293,3 +293,9 @@ def test_a_training_that_diverges_ends_and_says_so(here, monkeypatch, capsys):
     assert train("prior", "out", *BEGAN) == 1
     assert "sundae-rt: step 3: the training diverged, " in capsys.readouterr().err
     assert checkpoint.load(here / "out" / "prior.pt", "prior")["provenance"]["steps"] == 2
+
+
+def test_a_training_that_diverges_before_anything_was_saved_speaks_of_nothing_saved(here, monkeypatch, capsys):
+    monkeypatch.setattr(prior_training.PriorTrainer, "step", lambda self, batch, step: {"loss": float("nan")})
+    assert train("prior", "out", *BEGAN) == 1
+    assert capsys.readouterr().err.endswith("begin anew with a lower learning_rate\n")

@@ -40,7 +40,8 @@ class PriorTraining:
 
     def __post_init__(self) -> None:
         config.at_least(1, self, "steps", "batch_size", "save_every")
-        config.at_least(0, self, "learning_rate", "warmup", "weight_decay", "gradient_clip")
+        config.at_least(0, self, "learning_rate", "warmup", "weight_decay")
+        config.above_zero(self, "gradient_clip")  # at 0 every gradient would be cut to nothing
         config.shares(self, "label_dropout", "ema_decay")
 
 

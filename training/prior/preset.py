@@ -26,8 +26,13 @@ class PriorPreset:
     students: Mapping[str, Student] = field(default_factory=dict)
 
     def student(self, kind: str) -> PriorPreset:
-        """The same for a student, of "distillation" or "rectification": its own training and schedule."""
+        """The same for a student, of "distillation" or "rectification": its own training and schedule.
+
+        Raises:
+            InputError: it drops labels, for which the prior has no null label.
+        """
         how = self.students[kind]
+        _check_dropout(how, self.sizes, f"[prior.{kind}]")
         return replace(self, training=how, schedule=how.schedule(self.schedule))
 
     def lasting(self, steps: int | None) -> PriorPreset:
@@ -67,7 +72,10 @@ def read_config(preset: config.Preset, dataset: LatentDataset | None = None) -> 
         ):
             if wanted != found:
                 raise InputError(f"{where} has {name} {wanted}, the codes have {found}")
-    for how in (training, *students.values()):
-        if how.label_dropout and sizes.labels and not sizes.null_label:
-            raise InputError(f"{where}: label_dropout needs null_label = true")
+    _check_dropout(training, sizes, f"{where[:-1]}.training]")
     return PriorPreset(sizes, training, schedule, named, students)
+
+
+def _check_dropout(how: PriorTraining, sizes: Any, where: str) -> None:
+    if how.label_dropout and sizes.labels and not sizes.null_label:
+        raise InputError(f"{where}: label_dropout needs null_label = true, or must be 0")

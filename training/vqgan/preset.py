@@ -60,7 +60,8 @@ class VQGANTraining:
 
     def __post_init__(self) -> None:
         config.at_least(1, self, "steps", "batch_size", "save_every", "discriminator_channels", "discriminator_layers")
-        config.at_least(0, self, "workers", "discriminator_features", "learning_rate", "warmup", "gradient_clip")
+        config.at_least(0, self, "workers", "discriminator_features", "learning_rate", "warmup")
+        config.above_zero(self, "gradient_clip")  # at 0 every gradient would be cut to nothing
         config.at_least(0, self, "adversarial_learning_rate", "texture_learning_rate", "adversarial_warmup")
         config.at_least(0, self, "pixel_weight", "perceptual_weight", "codebook_weight", "commitment_weight")
         config.at_least(0, self, "adversarial_weight", "colour_weight", "quantiser_start")
