@@ -66,7 +66,7 @@ def decode():
     try:
         runtime.decode(grids(1))
     except Exception as error:
-        sys.stdout.write(f"{error}\n")  # at once, as print does not, for two threads come here together
+        sys.stdout.write(f"{error}\\n")  # at once, as print does not, for two threads come here together
 other = threading.Thread(target=decode)
 def close_meanwhile(source):
     other.start()

@@ -117,7 +117,7 @@ def test_a_prior_whose_vqgan_is_not_beside_it_says_so(tmp_path: Path) -> None:
         ({"labels": ["a\tb", "dog"]}, r"prior\.pt: a label must be a text without tabs or the like, not 'a\\tb'"),
         ({"labels": [1, 2]}, r"prior\.pt: a label must be a text"),
         ({"labels": ["cat"]}, r"prior\.pt names 1 labels, its config has 2"),
-        ({"schedule": {"steps": 0}}, r"prior\.pt: steps must be a whole number"),
+        ({"schedule": {"steps": 0}}, r"prior\.pt: schedule: steps must be a whole number"),
         ({"schedule": {"stepps": 3}}, r"prior\.pt: schedule: unknown key 'stepps'"),
         ({"config": {"vocabulary": 19}}, r"prior\.pt: config: .*latent_grid"),
         ({"config": dataclasses.asdict(PRIOR.config) | {"dims": ["a"]}}, r"prior\.pt: config: dims = \['a'\]"),
