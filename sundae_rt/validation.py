@@ -32,6 +32,7 @@ def whole(name: str, value: object, low: int, high: int | None = None) -> int:
 
 def real(name: str, value: object, low: float, high: float = FLOAT32_MAX, *, above_low: bool = False) -> float:
     """Return `value` as a float if it is a number in [low, high], or in (low, high] if `above_low`."""
+    number = math.nan
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -40,8 +41,8 @@ def real(name: str, value: object, low: float, high: float = FLOAT32_MAX, *, abo
         if low <= number <= high and not (above_low and number == low):
             return number
     start = f"above {low:g}" if above_low else f"of at least {low:g}"
-    is_beyond = isinstance(value, numbers.Real) and high < value < math.inf  # of a float32, though finite
-    end = f" and at most {high:g}" if high < FLOAT32_MAX or is_beyond else ""
+    # The largest float32 is named to whom it stops alone.
+    end = f" and at most {high:g}" if high < FLOAT32_MAX or high < number < math.inf else ""
     raise InputError(f"{name} must be a finite number {start}{end}, not {shown(value)}")
 
 

@@ -56,7 +56,7 @@ class Sampling:
     def schedule(self, runtime: "Runtime") -> "Schedule":
         """What the runtime makes of the settings; one that would change nothing is refused."""
         schedule = runtime.schedule(**self.settings)
-        if schedule.order == "uniform" and any(self.settings.get("choice_temperature") or ()):
+        if schedule.order == "uniform" and self.settings.get("choice_temperature") not in (None, (0.0, 0.0)):
             raise click.UsageError("--choice-temperature is for --order confidence, and the order is uniform.")
         return schedule
 
