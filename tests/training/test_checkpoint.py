@@ -96,7 +96,7 @@ def test_a_field_that_is_missing_or_of_the_wrong_type_is_named(values, words, tm
     [
         (None, r"a\.pt is no whole vqgan checkpoint: it lacks config"),
         ({"multipliers": ["a"]}, r"a\.pt: config: multipliers = \['a'\]"),
-        ({"image_size": 15}, r"a\.pt: image_size must be a multiple of f = 8, not 15"),
+        ({"image_size": 15}, r"a\.pt: config: image_size must be a multiple of f = 8, not 15"),
     ],
 )
 def test_a_vqgan_that_its_config_does_not_make_is_refused_by_file_and_field(config, words, tmp_path):
